@@ -1,0 +1,43 @@
+// JSON from outside: parsing with limits, and typed fields whose errors name the field.
+//
+// Everything here turns bad input into InvalidArgument that says which field is at fault, what was
+// expected and what was found. nlohmann's exceptions do not leave this file.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+
+namespace chorale {
+
+using Json = nlohmann::json;
+
+// Deepest nesting that ParseJson accepts.
+inline constexpr int kJsonDepthMax = 128;
+
+// Parses `text`; `what` names the document in errors ("config.json").
+absl::StatusOr<Json> ParseJson(std::string_view text, std::string_view what);
+
+// Reads a whole file and parses it. NotFound names a missing file; a file of more than `bytes_max`
+// is refused.
+absl::StatusOr<Json> ParseJsonFile(const std::string& path, int64_t bytes_max = 64 << 20);
+
+// Compact text of `value`; invalid UTF-8 inside strings becomes U+FFFD rather than an exception.
+std::string DumpJson(const Json& value);
+
+// A field of an object, by type. The required forms give InvalidArgument when the field is absent;
+// the forms with a fallback take it for absent or null. A value of another type is always an error.
+absl::StatusOr<int64_t> JsonInt(const Json& object, std::string_view field);
+absl::StatusOr<int64_t> JsonInt(const Json& object, std::string_view field, int64_t fallback);
+absl::StatusOr<double> JsonNumber(const Json& object, std::string_view field);
+absl::StatusOr<double> JsonNumber(const Json& object, std::string_view field, double fallback);
+absl::StatusOr<std::string> JsonString(const Json& object, std::string_view field);
+absl::StatusOr<std::string> JsonString(const Json& object, std::string_view field,
+                                       std::string_view fallback);
+absl::StatusOr<bool> JsonBool(const Json& object, std::string_view field, bool fallback);
+
+}  // namespace chorale

@@ -1,0 +1,109 @@
+#include "cli/client.h"
+
+#include <grpcpp/client_context.h>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "chorale/v1/control.grpc.pb.h"
+#include "cli/run_dir.h"
+#include "rpc/channels.h"
+#include "rpc/deadline.h"
+#include "rpc/status.h"
+
+namespace chorale::cli {
+
+void AddRunDirFlag(CLI::App& app, ClusterFlags& flags) {
+  app.add_option("--run-dir", flags.run_dir,
+                 "folder of the cluster; default $CHORALE_RUN_DIR or .chorale");
+}
+
+void AddClusterFlags(CLI::App& app, ClusterFlags& flags) {
+  AddRunDirFlag(app, flags);
+  app.add_option("--router", flags.router, "gRPC address of a router, instead of a run folder");
+}
+
+absl::StatusOr<std::string> FindRouter(const ClusterFlags& flags) {
+  if (!flags.router.empty()) return flags.router;
+  const std::string run_dir = ResolveRunDir(flags.run_dir);
+  ASSIGN_OR_RETURN(const ClusterRecord cluster, ReadCluster(run_dir));
+  const ProcessRecord* router = cluster.Find("router");
+  if (router == nullptr || StateOf(cluster, *router) != ProcessState::kRunning) {
+    return absl::UnavailableError(absl::StrFormat(
+        "the router of the cluster in %s is not running: see %s/logs/router.log, then "
+        "`chorale down` and `chorale up`",
+        run_dir, run_dir));
+  }
+  if (router->address.empty()) {
+    return absl::UnavailableError(absl::StrFormat(
+        "the cluster in %s is still starting: try again when `chorale up` is done", run_dir));
+  }
+  return router->address;
+}
+
+absl::StatusOr<v1::RoutingTable> GetRouting(const std::string& address, absl::Duration timeout) {
+  const auto stub = v1::Control::NewStub(OpenChannel(address));
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Now() + timeout);
+  v1::RoutingTable table;
+  RETURN_IF_ERROR(FromGrpc(stub->GetRouting(&context, v1::GetRoutingRequest(), &table)));
+  return table;
+}
+
+RouterClient::RouterClient(const std::string& address)
+    : address_(address), stub_(v1::Inference::NewStub(OpenChannel(address))) {}
+
+absl::StatusOr<v1::ListModelsResponse> RouterClient::ListModels(absl::Duration timeout) {
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Now() + timeout);
+  v1::ListModelsResponse response;
+  RETURN_IF_ERROR(
+      Explain(FromGrpc(stub_->ListModels(&context, v1::ListModelsRequest(), &response))));
+  return response;
+}
+
+absl::Status RouterClient::Generate(
+    const v1::GenerateRequest& request, absl::Duration timeout,
+    const std::function<void(const v1::GenerateChunk&)>& on_chunk) {
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Now() + timeout);
+  {
+    std::lock_guard lock(mutex_);
+    context_ = &context;
+  }
+  const auto reader = stub_->Generate(&context, request);
+  absl::Status order;
+  int64_t expected = 0;
+  v1::GenerateChunk chunk;
+  while (reader->Read(&chunk)) {
+    if (order.ok() && chunk.sequence_number() != expected++) {
+      order = absl::DataLossError(
+          absl::StrFormat("chunk %d came where %d was due: the router lost or doubled a chunk",
+                          chunk.sequence_number(), expected - 1));
+      context.TryCancel();
+    }
+    if (order.ok()) on_chunk(chunk);
+  }
+  const absl::Status status = FromGrpc(reader->Finish());
+  std::lock_guard lock(mutex_);
+  context_ = nullptr;
+  return order.ok() ? Explain(status) : order;
+}
+
+void RouterClient::Cancel() {
+  std::lock_guard lock(mutex_);
+  if (context_ != nullptr) context_->TryCancel();
+}
+
+// gRPC's own words for a router that is not there name neither the router nor a remedy.
+absl::Status RouterClient::Explain(const absl::Status& status) const {
+  if (!absl::IsUnavailable(status) || !absl::StrContains(status.message(), "failed to connect")) {
+    return status;
+  }
+  return absl::UnavailableError(absl::StrFormat(
+      "no router answers at %s: see `chorale status`, or start a cluster with `chorale up`",
+      address_));
+}
+
+}  // namespace chorale::cli

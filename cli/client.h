@@ -1,0 +1,56 @@
+// How commands reach a cluster: the router by its address or through the run folder.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "chorale/v1/control.pb.h"
+#include "chorale/v1/inference.grpc.pb.h"
+
+namespace chorale::cli {
+
+struct ClusterFlags {
+  std::string run_dir;
+  std::string router;  // address; empty: the one recorded in the run folder
+};
+
+void AddRunDirFlag(CLI::App& app, ClusterFlags& flags);
+// --run-dir and --router.
+void AddClusterFlags(CLI::App& app, ClusterFlags& flags);
+
+// NotFound or Unavailable says which command to give.
+absl::StatusOr<std::string> FindRouter(const ClusterFlags& flags);
+
+// The workers that the orchestrator at `address` knows.
+absl::StatusOr<v1::RoutingTable> GetRouting(const std::string& address, absl::Duration timeout);
+
+// A connection to a router. Thread safe.
+class RouterClient {
+ public:
+  explicit RouterClient(const std::string& address);
+
+  absl::StatusOr<v1::ListModelsResponse> ListModels(absl::Duration timeout);
+
+  // Streams a completion; `on_chunk` is called in this thread. DataLoss when a chunk is missing or
+  // doubled.
+  absl::Status Generate(const v1::GenerateRequest& request, absl::Duration timeout,
+                        const std::function<void(const v1::GenerateChunk&)>& on_chunk);
+  // Ends the Generate under way, if any, with Cancelled.
+  void Cancel();
+
+ private:
+  absl::Status Explain(const absl::Status& status) const;
+
+  const std::string address_;
+  const std::unique_ptr<v1::Inference::Stub> stub_;
+  std::mutex mutex_;
+  grpc::ClientContext* context_ = nullptr;  // of the Generate under way; under mutex_
+};
+
+}  // namespace chorale::cli

@@ -1,0 +1,69 @@
+// Launch: the processes of one cluster on this machine, from nothing to all of them listening.
+//
+//   orchestrator --> prefill-0 ... decode-0 decode-1 ... router
+//
+// Every process is in cluster.json before its program runs. One thread at a time.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "cli/run_dir.h"
+
+namespace chorale::cli {
+
+struct LaunchOptions {
+  std::string run_dir;
+  std::string bin_dir;                    // holds chorale-orchestrator and the others
+  std::string model;                      // NAME=FOLDER
+  std::vector<std::string> adapters;      // NAME=FOLDER
+  int prefill = 1;
+  int decode = 2;
+  bool tcp = false;                       // between the processes; else unix sockets
+  std::string http = "127.0.0.1:8080";
+  std::string grpc = "127.0.0.1:8081";
+  std::vector<std::string> worker_flags;  // passed on as they are
+};
+
+// The folder of the running program: the other programs of Chorale lie beside it.
+std::string OwnBinDir();
+// models/base of the source tree or share/chorale/models/base of the installation around `bin_dir`.
+absl::StatusOr<std::string> FindShippedModel(const std::string& bin_dir);
+// FailedPrecondition when something listens on host:port already. unix: addresses are not checked.
+absl::Status CheckAddressFree(const std::string& flag, const std::string& address);
+// What must hold before anything is started; the error says what to change.
+absl::Status CheckLaunch(const LaunchOptions& options);
+
+class Launch {
+ public:
+  explicit Launch(LaunchOptions options);
+
+  // Starts everything and returns when every process listens. Cancelled when `interrupted` says so;
+  // Unavailable, with the end of its log, when a process ends; DeadlineExceeded at `deadline`.
+  absl::Status Start(absl::Time deadline, const std::function<bool()>& interrupted);
+  // Unavailable, with the end of its log, when some process has ended.
+  absl::Status CheckRunning() const;
+
+  const ClusterRecord& cluster() const { return cluster_; }
+
+ private:
+  absl::Status PrepareFolders();
+  absl::Status StartProcess(const std::string& name, const std::string& program,
+                            const std::vector<std::string>& flags);
+  absl::Status StartWorker(const std::string& name, const std::string& program);
+  absl::Status AwaitAddress(const std::string& name);
+  std::string AddressFile(const std::string& name) const;
+  std::string ListenAddress(const std::string& name) const;
+
+  const LaunchOptions options_;
+  const std::string root_;  // the run folder, absolute
+  ClusterRecord cluster_;
+  absl::Time deadline_;
+  std::function<bool()> interrupted_;
+};
+
+}  // namespace chorale::cli

@@ -1,0 +1,298 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "engine/state.h"
+
+namespace chorale {
+namespace {
+
+constexpr int kSequencesOfRequestMax = 128;
+
+EngineOptions Checked(EngineOptions options) {
+  CHECK_GE(options.blocks, 1);
+  CHECK_GE(options.step_tokens_max, 1);
+  CHECK_GE(options.chunk_tokens_max, 1);
+  CHECK_GE(options.sequences_max, 1);
+  CHECK_GE(options.waiting_max, 1);
+  // Every running sequence must find a row in each step.
+  options.sequences_max = std::min(options.sequences_max, options.step_tokens_max);
+  return options;
+}
+
+}  // namespace
+
+Engine::State::State(const EngineOptions& options, Model& model, const Tokenizer* tokenizer)
+    : options(Checked(options)),
+      model(model),
+      tokenizer(tokenizer),
+      shape(model.kv_shape()),
+      memory(static_cast<size_t>(shape.block_bytes()) * options.blocks),
+      kv{.data = memory.data(), .shape = shape},
+      pool(options.blocks) {}
+
+Engine::Engine(const EngineOptions& options, Model& model, const Tokenizer* tokenizer)
+    : state_(std::make_unique<State>(options, model, tokenizer)) {}
+Engine::~Engine() = default;
+
+// `room`: how many tokens the request may have in all.
+absl::Status Engine::State::CheckPrompt(RequestId id, std::span<const TokenId> prompt,
+                                        int room) const {
+  if (requests.contains(id)) {
+    return absl::AlreadyExistsError(absl::StrFormat("request id %d is in use", id));
+  }
+  if (static_cast<int>(waiting.size()) >= options.waiting_max) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("%d requests are waiting already; try again later", waiting.size()));
+  }
+  if (prompt.empty()) {
+    return absl::InvalidArgumentError("field 'prompt': empty; give at least one token");
+  }
+  if (prompt.size() > static_cast<size_t>(room)) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "field 'prompt': %d tokens do not fit: the context of this model ends at %d tokens and the "
+        "worker's blocks hold %d; shorten the prompt to %d tokens",
+        prompt.size(), model.config().positions_max, options.blocks * kernels::kBlockTokens, room));
+  }
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    if (prompt[i] < 0 || prompt[i] >= model.config().vocab) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("field 'prompt': token %d at position %d is not within the vocabulary "
+                          "[0, %d]",
+                          prompt[i], i, model.config().vocab - 1));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Engine::State::Add(std::unique_ptr<Request> request, int sequences) {
+  Request& r = *request;
+  r.writer = r.adapter != nullptr ? r.adapter->module_digest : model.digest();
+  r.usage.prompt_tokens = static_cast<int>(r.prompt.size());
+  r.sequences_live = sequences;
+  for (int i = 0; i < sequences; ++i) {
+    auto sequence = std::make_unique<Sequence>();
+    sequence->request = &r;
+    sequence->index = i;
+    sequence->order = orders++;
+    sequence->tokens = r.prompt;
+    if (!r.is_prefill) {
+      sequence->sampler.emplace(r.sampling, r.prompt, i);
+      if (tokenizer != nullptr) sequence->text.emplace(*tokenizer, r.sampling.stop);
+    }
+    r.sequences.push_back(std::move(sequence));
+  }
+  if (r.deadline != absl::InfiniteFuture()) deadlines.emplace(r.deadline, r.id);
+  not_stepped.push_back(r.id);
+  requests.emplace(r.id, std::move(request));
+  if (!r.is_prefill && r.sampling.max_tokens == 0) {
+    for (int i = 0; i < sequences; ++i) {
+      Finish(*r.sequences[i], FinishReason::kLength, absl::OkStatus());
+    }
+    return;
+  }
+  Enqueue(*r.sequences[0]);
+}
+
+absl::Status Engine::Submit(GenerateRequest request) {
+  const int positions = state_->model.config().positions_max;
+  const int64_t slots = int64_t{state_->options.blocks} * kernels::kBlockTokens;
+  const int tokens_max = static_cast<int>(std::min<int64_t>(positions, slots));
+  RETURN_IF_ERROR(state_->CheckPrompt(request.id, request.prompt, tokens_max - 1));
+  RETURN_IF_ERROR(ValidateSampling(request.sampling, state_->model.config().vocab));
+  if (request.n < 1 || request.n > kSequencesOfRequestMax) {
+    return absl::InvalidArgumentError(absl::StrFormat("field 'n': %d is not within [1, %d]",
+                                                      request.n, kSequencesOfRequestMax));
+  }
+  if (state_->tokenizer == nullptr && !request.sampling.stop.empty()) {
+    return absl::InvalidArgumentError(
+        "field 'stop': this model has no tokenizer; use stop_token_ids");
+  }
+  auto r = std::make_unique<Request>();
+  r->id = request.id;
+  r->prompt = std::move(request.prompt);
+  r->adapter = request.adapter;
+  r->tenant_salt = std::move(request.tenant_salt);
+  r->reuse_prefix = request.reuse_prefix;
+  r->remote_prefill = request.remote_prefill;
+  r->deadline = request.deadline;
+  r->sampling = std::move(request.sampling);
+  r->sampling.max_tokens =
+      std::min(r->sampling.max_tokens, tokens_max - static_cast<int>(r->prompt.size()));
+  state_->Add(std::move(r), request.n);
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Submit(PrefillRequest request) {
+  const int positions = state_->model.config().positions_max;
+  const int64_t slots = int64_t{state_->options.blocks} * kernels::kBlockTokens;
+  RETURN_IF_ERROR(state_->CheckPrompt(request.id, request.tokens,
+                                      static_cast<int>(std::min<int64_t>(positions, slots))));
+  auto r = std::make_unique<Request>();
+  r->id = request.id;
+  r->is_prefill = true;
+  r->prompt = std::move(request.tokens);
+  r->adapter = request.adapter;
+  r->tenant_salt = std::move(request.tenant_salt);
+  r->reuse_prefix = request.reuse_prefix;
+  r->deadline = request.deadline;
+  state_->Add(std::move(r), 1);
+  return absl::OkStatus();
+}
+
+Request* Engine::State::Find(RequestId id) {
+  const auto it = requests.find(id);
+  return it == requests.end() ? nullptr : it->second.get();
+}
+
+void Engine::Cancel(RequestId id, const absl::Status& why) {
+  Request* request = state_->Find(id);
+  if (request != nullptr) state_->CancelRequest(*request, FinishReason::kCancelled, why);
+}
+
+// Ends every sequence that still lives; the request is gone afterwards.
+void Engine::State::CancelRequest(Request& request, FinishReason reason, const absl::Status& why) {
+  std::vector<Sequence*> live;
+  for (const auto& sequence : request.sequences) {
+    if (sequence != nullptr) live.push_back(sequence.get());
+  }
+  for (Sequence* sequence : live) Finish(*sequence, reason, why);
+}
+
+Sequence* Engine::State::FindAwaiting(RequestId id) {
+  Request* request = Find(id);
+  if (request == nullptr || request->sequences[0] == nullptr) return nullptr;
+  Sequence* leader = request->sequences[0].get();
+  return leader->phase == Phase::kAwaitingBlocks ? leader : nullptr;
+}
+
+const BlockKey& Engine::State::KeyOfFull(Sequence& sequence, int block) {
+  const Request& r = *sequence.request;
+  CHECK_LE(static_cast<size_t>(block + 1) * kernels::kBlockTokens, sequence.tokens.size());
+  while (static_cast<int>(sequence.keys.size()) <= block) {
+    const size_t begin = sequence.keys.size() * kernels::kBlockTokens;
+    sequence.keys.push_back(
+        MakeBlockKey(begin == 0 ? BlockKey{} : sequence.keys.back(),
+                     std::span(sequence.tokens).subspan(begin, kernels::kBlockTokens), r.writer,
+                     r.tenant_salt));
+  }
+  return sequence.keys[block];
+}
+
+BlockKey Engine::State::KeyOfPrompt(Sequence& sequence, int block) {
+  const int begin = block * kernels::kBlockTokens;
+  if (begin + kernels::kBlockTokens <= sequence.goal()) return KeyOfFull(sequence, block);
+  const BlockKey parent = block == 0 ? BlockKey{} : KeyOfFull(sequence, block - 1);
+  return MakeBlockKey(parent,
+                      std::span(sequence.tokens).subspan(begin, sequence.goal() - begin),
+                      sequence.request->writer, sequence.request->tenant_salt);
+}
+
+absl::Status Engine::DeliverBlock(RequestId id, int index, const BlockKey& key, uint64_t checksum,
+                                  std::span<const std::byte> bytes) {
+  Sequence* sequence = state_->FindAwaiting(id);
+  if (sequence == nullptr || index < sequence->published ||
+      index >= static_cast<int>(sequence->delivered.size()) || sequence->delivered[index]) {
+    return absl::OkStatus();
+  }
+  absl::Status status;
+  if (static_cast<int64_t>(bytes.size()) != state_->shape.block_bytes()) {
+    status = absl::InvalidArgumentError(
+        absl::StrFormat("block %d has %d bytes, expected %d: the prefill worker serves another "
+                        "model or dtype",
+                        index, bytes.size(), state_->shape.block_bytes()));
+  } else if (const BlockKey expected = state_->KeyOfPrompt(*sequence, index); key != expected) {
+    status = absl::InvalidArgumentError(
+        absl::StrFormat("block %d has key %s, expected %s: other weights, tokens or tenant", index,
+                        key.ToHex(), expected.ToHex()));
+  } else if (Checksum64(bytes) != checksum) {
+    status = absl::DataLossError(absl::StrFormat("block %d does not match its checksum", index));
+  }
+  if (!status.ok()) {
+    ++state_->counters.blocks_rejected;
+    return status;
+  }
+  std::memcpy(state_->memory.data() + sequence->blocks[index] * state_->shape.block_bytes(),
+              bytes.data(), bytes.size());
+  sequence->delivered[index] = true;
+  return absl::OkStatus();
+}
+
+void Engine::EndDelivery(RequestId id) {
+  Sequence* sequence = state_->FindAwaiting(id);
+  if (sequence == nullptr) return;
+  Request& r = *sequence->request;
+  int blocks = sequence->published;
+  const int wanted = static_cast<int>(sequence->delivered.size());
+  while (blocks < wanted && sequence->delivered[blocks]) ++blocks;
+  const int computed = std::min(blocks * kernels::kBlockTokens, sequence->goal());
+  if (computed > sequence->computed) {
+    r.usage.transferred_tokens += computed - sequence->computed;
+    state_->counters.prompt_tokens_received += computed - sequence->computed;
+    sequence->computed = computed;
+  }
+  sequence->delivered.clear();
+  r.remote_prefill = false;
+  sequence->phase = Phase::kPrefilling;
+  state_->Publish(*sequence);
+  if (sequence->computed == sequence->goal()) state_->EndPrompt(*sequence);
+}
+
+Engine::BlockView Engine::ReadBlock(RequestId id, int index) const {
+  Request* request = state_->Find(id);
+  CHECK(request != nullptr && request->is_prefill) << "request " << id;
+  Sequence& sequence = *request->sequences[0];
+  CHECK_GE(index, 0);
+  CHECK_GE(sequence.computed, std::min((index + 1) * kernels::kBlockTokens, sequence.goal()));
+  const int64_t block_bytes = state_->shape.block_bytes();
+  const std::span<const std::byte> bytes(
+      state_->memory.data() + sequence.blocks[index] * block_bytes,
+      static_cast<size_t>(block_bytes));
+  return {.key = state_->KeyOfPrompt(sequence, index), .checksum = Checksum64(bytes), .bytes = bytes};
+}
+
+void Engine::ReleasePrefill(RequestId id) {
+  Request* request = state_->Find(id);
+  if (request == nullptr || !request->is_prefill) return;
+  state_->GiveBack(*request->sequences[0]);
+  state_->deadlines.erase({request->deadline, id});
+  state_->requests.erase(id);
+}
+
+bool Engine::Step(absl::Time now, std::vector<EngineEvent>& events) {
+  const bool ran = state_->Step(now);
+  std::move(state_->events.begin(), state_->events.end(), std::back_inserter(events));
+  state_->events.clear();
+  return ran;
+}
+
+int Engine::CachedTokens(std::span<const TokenId> tokens, const Adapter* adapter,
+                         std::string_view tenant_salt) const {
+  if (tokens.empty()) return 0;
+  const size_t full = (tokens.size() - 1) / kernels::kBlockTokens * kernels::kBlockTokens;
+  const Digest& writer = adapter != nullptr ? adapter->module_digest : state_->model.digest();
+  return state_->pool.MatchPrefix(MakeBlockKeys(tokens.first(full), writer, tenant_salt)) *
+         kernels::kBlockTokens;
+}
+
+EngineStats Engine::stats() const {
+  EngineStats stats = state_->counters;
+  stats.waiting = static_cast<int>(state_->waiting.size());
+  for (const auto& [order, sequence] : state_->running) {
+    stats.prefilling += sequence->phase == Phase::kPrefilling;
+    stats.decoding += sequence->phase == Phase::kDecoding;
+    stats.awaiting_blocks += sequence->phase == Phase::kAwaitingBlocks;
+  }
+  stats.blocks_total = state_->pool.blocks_total();
+  stats.blocks_free = state_->pool.blocks_available();
+  stats.blocks_held = state_->pool.blocks_held();
+  stats.blocks_cached = state_->pool.blocks_cached();
+  return stats;
+}
+
+}  // namespace chorale

@@ -1,0 +1,118 @@
+// Engine: a worker as a state machine.
+//
+// One thread owns an Engine: it submits requests, calls Step until there is nothing to do, and
+// passes on the events. There are no threads, clocks or sockets inside; time is handed to Step, and
+// the arithmetic is the Model's. The same Engine is a prefill worker, a decode worker, and both.
+//
+//               Submit                     blocks free               prompt written
+//   (refused) <--------> waiting ---------------------> prefilling ------------------> decoding
+//                           ^   \--> awaiting blocks --/   (chunks)                    |  |
+//                           |        (remote prefill)                      finished <--+  |
+//                           +---------- preempted when blocks run out: recomputed --------+
+//
+// Each step runs one batch under a token budget: first a row for every decoding sequence, then
+// chunks of prompts in order of arrival. A cancelled or expired request frees all it holds before
+// the next step. Tokens do not depend on any of this: with the reference kernels they equal those
+// of the request running alone, bit for bit.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "cache/block_pool.h"
+#include "engine/request.h"
+#include "model/model.h"
+#include "model/text/tokenizer.h"
+
+namespace chorale {
+
+struct EngineOptions {
+  int blocks = 1024;           // of kBlockTokens tokens each
+  int step_tokens_max = 256;   // rows of one batch: decode rows + prompt chunks
+  int chunk_tokens_max = 128;  // of one prompt in one step
+  int sequences_max = 64;      // running at once
+  int waiting_max = 256;       // requests queued; more are refused with ResourceExhausted
+};
+
+using EngineEvent =
+    std::variant<TokenEvent, FinishEvent, NeedPrefillEvent, PrefillEvent>;
+
+// What an operator wants to see; counters only grow.
+struct EngineStats {
+  int waiting = 0;
+  int prefilling = 0;
+  int decoding = 0;
+  int awaiting_blocks = 0;
+  int blocks_total = 0;
+  int blocks_free = 0;    // free or cached: what a new request could have
+  int blocks_held = 0;
+  int blocks_cached = 0;
+  int64_t steps = 0;
+  int64_t rows = 0;                // of all steps
+  int64_t prompt_tokens_computed = 0;
+  int64_t prompt_tokens_cached = 0;
+  int64_t prompt_tokens_received = 0;
+  int64_t tokens_generated = 0;
+  int64_t preemptions = 0;
+  int64_t blocks_rejected = 0;     // delivered blocks whose key or checksum did not match
+};
+
+class Engine {
+ public:
+  // `tokenizer` may be null: no text in events, and stop strings are refused. Both must outlive the
+  // engine. CHECKs that the options are positive.
+  Engine(const EngineOptions& options, Model& model, const Tokenizer* tokenizer);
+  ~Engine();
+
+  // Queues a request. InvalidArgument: an empty prompt, a token outside the vocabulary, a prompt
+  // that leaves no room in the context or that the pool could never hold, a bad sampling value.
+  // ResourceExhausted: the queue is full. AlreadyExists: the id is in use. A refused request leaves
+  // no trace and emits no event.
+  absl::Status Submit(GenerateRequest request);
+  absl::Status Submit(PrefillRequest request);
+
+  // Ends a request of either kind and frees all it holds; its sequences finish with kCancelled and
+  // this status. Unknown or ended ids are ignored: a cancellation may cross the end.
+  void Cancel(RequestId id, const absl::Status& why);
+
+  // Hands in one block of a remote_prefill request, its `index` counted from the prompt's start.
+  // The bytes are copied. A block that is not of the expected size, key or checksum is counted,
+  // dropped and later computed here: InvalidArgument/DataLoss says why. Unknown ids, indices that
+  // are not wanted and repeats are ignored.
+  absl::Status DeliverBlock(RequestId id, int index, const BlockKey& key, uint64_t checksum,
+                            std::span<const std::byte> bytes);
+  // No more blocks will come. What is missing is computed here.
+  void EndDelivery(RequestId id);
+
+  // The bytes, key and checksum of a written block of a live prefill request; valid until the next
+  // call that changes the engine.
+  struct BlockView {
+    BlockKey key;
+    uint64_t checksum = 0;
+    std::span<const std::byte> bytes;
+  };
+  BlockView ReadBlock(RequestId id, int index) const;
+  // Drops the blocks of a prefill request whose hand-off is complete. Ignores unknown ids.
+  void ReleasePrefill(RequestId id);
+
+  // Expires deadlines against `now`, admits, runs one batch, and appends what happened to `events`.
+  // False when there was nothing to run.
+  bool Step(absl::Time now, std::vector<EngineEvent>& events);
+
+  // How many leading tokens of `tokens` have their K/V here already.
+  int CachedTokens(std::span<const TokenId> tokens, const Adapter* adapter,
+                   std::string_view tenant_salt) const;
+  EngineStats stats() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace chorale

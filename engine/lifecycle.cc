@@ -1,0 +1,148 @@
+// The life of a sequence: from the queue into the batch, through its prompt, and out again.
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "engine/state.h"
+
+namespace chorale {
+namespace {
+
+int BlocksFor(size_t tokens) {
+  return static_cast<int>((tokens + kernels::kBlockTokens - 1) / kernels::kBlockTokens);
+}
+
+}  // namespace
+
+void Engine::State::Enqueue(Sequence& sequence) {
+  sequence.phase = Phase::kWaiting;
+  waiting.emplace(sequence.order, &sequence);
+}
+
+// Gives the sequence blocks for all its tokens: those found in the cache, and new ones. False, and
+// nothing has changed, when there are not enough.
+bool Engine::State::Place(Sequence& sequence) {
+  Request& r = *sequence.request;
+  std::vector<BlockId> blocks;
+  if (const int full = sequence.goal() / kernels::kBlockTokens; r.reuse_prefix && full > 0) {
+    KeyOfFull(sequence, full - 1);
+    blocks = pool.AcquirePrefix(std::span<const BlockKey>(sequence.keys).first(full));
+  }
+  const int found = static_cast<int>(blocks.size());
+  auto fresh = pool.Allocate(BlocksFor(sequence.tokens.size()) - found);
+  if (!fresh.ok()) {
+    for (BlockId block : blocks) pool.Release(block);
+    return false;
+  }
+  blocks.insert(blocks.end(), fresh->begin(), fresh->end());
+  sequence.blocks = std::move(blocks);
+  sequence.published = found;
+  sequence.computed = found * kernels::kBlockTokens;
+  counters.prompt_tokens_cached += sequence.computed;
+  if (r.is_prefill && sequence.goal() % kernels::kBlockTokens != 0) {
+    // The open block travels whole: nothing of its former tenant may.
+    std::memset(memory.data() + sequence.blocks.back() * shape.block_bytes(), 0,
+                static_cast<size_t>(shape.block_bytes()));
+  }
+  waiting.erase(sequence.order);
+  running.emplace(sequence.order, &sequence);
+  sequence.phase = Phase::kPrefilling;
+  if (!r.timing.admitted) {
+    r.timing.admitted = now;
+    r.usage.cached_tokens = sequence.computed;
+  }
+  if (sequence.computed == sequence.goal()) {
+    EndPrompt(sequence);
+  } else if (r.remote_prefill && sequence.index == 0) {
+    sequence.phase = Phase::kAwaitingBlocks;
+    sequence.delivered.assign(BlocksFor(sequence.goal()), false);
+    Emit(NeedPrefillEvent{.id = r.id, .first_token = sequence.computed});
+  } else if (r.is_prefill && found > 0) {
+    ReportPrefill(sequence, /*done=*/false);
+  }
+  return true;
+}
+
+// The K/V before the goal is complete.
+void Engine::State::EndPrompt(Sequence& sequence) {
+  Request& r = *sequence.request;
+  if (!r.timing.prompt_ready) r.timing.prompt_ready = now;
+  if (r.is_prefill) {
+    sequence.phase = Phase::kHeld;
+    running.erase(sequence.order);
+    ReportPrefill(sequence, /*done=*/true);
+    return;
+  }
+  sequence.phase = Phase::kDecoding;
+  if (sequence.index != 0) return;
+  for (const auto& sibling : r.sequences) {
+    if (sibling != nullptr && sibling->phase == Phase::kBehindLeader) Enqueue(*sibling);
+  }
+}
+
+void Engine::State::Publish(Sequence& sequence) {
+  const Request& r = *sequence.request;
+  const int full = sequence.computed / kernels::kBlockTokens;
+  for (int i = sequence.published; i < full; ++i) {
+    if (!r.reuse_prefix) break;
+    const BlockKey& key = KeyOfFull(sequence, i);
+    pool.Publish(sequence.blocks[i], key, i == 0 ? BlockKey{} : sequence.keys[i - 1]);
+  }
+  sequence.published = full;
+}
+
+void Engine::State::ReportPrefill(const Sequence& sequence, bool done) {
+  const int full = sequence.computed / kernels::kBlockTokens;
+  Emit(PrefillEvent{.id = sequence.request->id,
+                    .blocks_done = done ? BlocksFor(sequence.tokens.size()) : full,
+                    .done = done,
+                    .status = absl::OkStatus(),
+                    .usage = sequence.request->usage});
+}
+
+// Blocks, and the place in every queue.
+void Engine::State::GiveBack(Sequence& sequence) {
+  // From the end: what is released first counts as used least recently.
+  for (auto block = sequence.blocks.rbegin(); block != sequence.blocks.rend(); ++block) {
+    pool.Release(*block);
+  }
+  sequence.blocks.clear();
+  sequence.computed = 0;
+  sequence.published = 0;
+  sequence.delivered.clear();
+  waiting.erase(sequence.order);
+  running.erase(sequence.order);
+}
+
+// Back into the queue; what it had computed is computed again, or found in the cache.
+void Engine::State::Preempt(Sequence& sequence) {
+  GiveBack(sequence);
+  Enqueue(sequence);
+  ++counters.preemptions;
+}
+
+void Engine::State::Finish(Sequence& sequence, FinishReason reason, const absl::Status& status) {
+  Request& r = *sequence.request;
+  GiveBack(sequence);
+  const bool request_done = --r.sequences_live == 0;
+  if (r.is_prefill) {
+    Emit(PrefillEvent{.id = r.id, .status = status, .usage = r.usage});
+  } else {
+    FinishEvent event{.id = r.id, .index = sequence.index, .reason = reason, .status = status};
+    if (sequence.text) event.text = sequence.text->Finish();
+    event.request_done = request_done;
+    event.usage = r.usage;
+    event.timing = r.timing;
+    Emit(std::move(event));
+  }
+  r.sequences[sequence.index].reset();
+  if (!request_done) {
+    // A leader that ends before its prompt is written leaves no siblings waiting for it: only a
+    // cancellation of the whole request ends it that early.
+    return;
+  }
+  deadlines.erase({r.deadline, r.id});
+  requests.erase(r.id);
+}
+
+}  // namespace chorale

@@ -1,0 +1,81 @@
+// The inside of an Engine: the queues, and the parts of a step.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "engine/engine.h"
+#include "engine/sequence.h"
+
+namespace chorale {
+
+struct Engine::State {
+  State(const EngineOptions& options, Model& model, const Tokenizer* tokenizer);
+
+  // Requests: engine.cc.
+  absl::Status CheckPrompt(RequestId id, std::span<const TokenId> prompt, int room) const;
+  void Add(std::unique_ptr<Request> request, int sequences);
+  void CancelRequest(Request& request, FinishReason reason, const absl::Status& why);
+  Request* Find(RequestId id);
+  // The only sequence of a request that awaits blocks; null when there is none.
+  Sequence* FindAwaiting(RequestId id);
+  const BlockKey& KeyOfFull(Sequence& sequence, int block);
+  // Of a block of the tokens before the goal; the last one may be open.
+  BlockKey KeyOfPrompt(Sequence& sequence, int block);
+
+  // The life of a sequence: lifecycle.cc.
+  void Enqueue(Sequence& sequence);
+  bool Place(Sequence& sequence);
+  void EndPrompt(Sequence& sequence);
+  void Publish(Sequence& sequence);
+  void ReportPrefill(const Sequence& sequence, bool done);
+  void GiveBack(Sequence& sequence);
+  void Preempt(Sequence& sequence);
+  void Finish(Sequence& sequence, FinishReason reason, const absl::Status& status);
+  void Emit(EngineEvent event) { events.push_back(std::move(event)); }
+
+  // A step: step.cc.
+  bool Step(absl::Time now);
+  void Expire();
+  bool MakeRoomForDecode();
+  bool PreemptYoungest();
+  void Admit();
+  void BuildBatch();
+  void AddToBatch(Sequence& sequence, int rows);
+  void Advance(Sequence& sequence, int rows, std::span<float> logits);
+  void TakeToken(Sequence& sequence, std::span<float> logits);
+
+  const EngineOptions options;
+  Model& model;
+  const Tokenizer* const tokenizer;
+  const kernels::KvShape shape;
+  kernels::Buffer memory;
+  kernels::KvMemory kv;
+  BlockPool pool;
+
+  absl::flat_hash_map<RequestId, std::unique_ptr<Request>> requests;
+  std::set<std::pair<absl::Time, RequestId>> deadlines;
+  std::vector<RequestId> not_stepped;  // submitted since the last step
+  // By order of arrival. A running sequence holds blocks and a place in the batch.
+  std::map<uint64_t, Sequence*> waiting;
+  std::map<uint64_t, Sequence*> running;
+  uint64_t orders = 0;
+  absl::Time now = absl::InfinitePast();
+
+  struct BatchEntry {
+    Sequence* sequence = nullptr;
+    int rows = 0;
+  };
+  std::vector<BatchEntry> batch;
+  std::vector<BatchSequence> model_batch;
+  std::vector<float> logits;
+  std::vector<EngineEvent> events;  // since the last step
+  EngineStats counters;             // only those that grow
+};
+
+}  // namespace chorale

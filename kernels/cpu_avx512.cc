@@ -1,0 +1,33 @@
+// The inner loops for AVX-512 with the bf16 dot product (Zen 4, Sapphire Rapids and later).
+#include <immintrin.h>
+
+#include "kernels/cpu_loops.h"
+
+namespace chorale::kernels {
+namespace {
+
+constexpr const char* kName = "cpu-avx512";
+constexpr int kLanes = 16;
+constexpr int kTileRows = 6;
+
+using F = float __attribute__((vector_size(kLanes * 4)));
+using W = uint32_t __attribute__((vector_size(kLanes * 4)));
+using H = uint16_t __attribute__((vector_size(kLanes * 2)));
+
+inline F Fma(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+
+inline F Dot2(W a, W b, F c) {
+  return (F)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+}
+
+inline H Round(F x) { return (H)_mm512_cvtneps_pbh((__m512)x); }
+
+#include "kernels/cpu_loops.inc"
+#include "kernels/cpu_attention.inc"
+#include "kernels/cpu_table.inc"
+
+}  // namespace
+
+const CpuLoops& Avx512Loops() { return kTable; }
+
+}  // namespace chorale::kernels

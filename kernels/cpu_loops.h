@@ -1,0 +1,93 @@
+// What an instruction set has to provide to the cpu table: loops over plain pointers, one thread.
+//
+// cpu.cc splits every operation over the pool and calls these. The loops are written once, in
+// cpu_loops.inc, over the compiler's vector types; cpu_portable.cc, cpu_avx2.cc and cpu_avx512.cc
+// each compile them with their own flags and add the few instructions that matter. Such a file must
+// define nothing but its table's function outside an anonymous namespace: an inline function
+// compiled for a new processor could otherwise be the copy that the linker keeps for an old one
+// (tests/kernels/no_weak_symbols.cmake). Hence this header holds plain data only.
+#pragma once
+
+#include <cstdint>
+
+namespace chorale::kernels {
+
+// A packed weight matrix is cut into panels of kPanel output features; the last is as wide as its
+// features rounded up to kPanelUnit. Inside a panel, one step of the sum lies together:
+//
+//   f32:  word (step k, feature n)     = w[n][k]
+//   bf16: word (step k / 2, feature n) = w[n][k], w[n][k + 1]     (a pair, for vdpbf16ps)
+//
+// at word step * width + n. A word has 4 bytes in both. A thread reads its panels front to back: one
+// stream from memory. Cells beyond the matrix are zero.
+inline constexpr int kPanel = 64;
+inline constexpr int kPanelUnit = 16;
+
+struct MatmulLoop {
+  const float* w;  // words of the whole packed matrix
+  int features;    // its rows
+  int steps;       // words per feature
+  bool bf16;
+  const float* x;  // words: f32 values, or pairs rounded by `round_pairs`
+  int64_t x_stride;  // words
+  int m;
+  float* y;
+  int64_t y_stride;
+  const float* bias;  // or null
+  bool accumulate;
+  int panel_begin;
+  int panel_end;
+};
+
+// Attention of some queries to one stretch of a sequence's tokens. Query i is head i % group of the
+// kv head's group in row i / group; it sees tokens up to and including context + i / group.
+struct AttentionLoop {
+  const float* q;  // row 0, first head of the group
+  int64_t q_stride;
+  int group;
+  int query_begin;
+  int query_end;
+  int head_dim;
+  float scale;
+  int context;
+  const int32_t* blocks;
+  const unsigned char* k_tiles;  // the tiles of this layer and kv head in block 0
+  const unsigned char* v_tiles;
+  int64_t block_bytes;
+  bool bf16;
+  int token_begin;  // a multiple of kTileTokens
+  int token_end;    // at most kSegmentTokens further
+  // Results of query query_begin + i: the highest score, the sum of exp(score - highest) and the
+  // values weighted by it.
+  float* highest;  // [queries]
+  float* sum;      // [queries]
+  float* mixed;    // [queries, head_dim]
+  float* scratch;  // [queries, kSegmentTokens + head_dim]
+};
+
+inline constexpr int kTileTokens = 16;
+inline constexpr int kSegmentTokens = 512;
+
+struct CpuLoops {
+  const char* name;
+  // Rounds n values to bf16, to nearest even; an odd n gets a zero after it.
+  void (*round_pairs)(const float* x, int n, float* words);
+  void (*matmul)(const MatmulLoop& loop);
+  void (*attend)(const AttentionLoop& loop);
+  // Joins stretch b of one query into stretch a: {highest, sum, mixed[n]}.
+  void (*join)(float* a_highest, float* a_sum, float* a_mixed, float b_highest, float b_sum,
+               const float* b_mixed, int n);
+  void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
+  void (*rope)(float* x, const float* cos, const float* sin, int half);
+  void (*swiglu)(const float* gate, const float* up, int n, float* out);
+  void (*scale)(const float* x, float factor, int n, float* out);
+  void (*add)(float* x, const float* y, int64_t n);
+  int (*argmax)(const float* x, int n);
+  double (*exp_scaled)(float* x, int n, float scale);
+};
+
+const CpuLoops& PortableLoops();
+const CpuLoops& Avx2Loops();
+const CpuLoops& Avx512Loops();
+
+}  // namespace chorale::kernels

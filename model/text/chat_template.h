@@ -1,0 +1,49 @@
+// Chat messages to prompt text, by the Jinja template that a model ships in tokenizer_config.json.
+//
+// A small interpreter of the part of Jinja that the templates of Qwen2.5, Qwen3, Llama-3 and Mistral
+// use. A filter, test, function or statement that it does not know is refused by name when the
+// template is parsed. Rendering is bounded in output bytes and in steps, so that no template can
+// hang or exhaust a server.
+//
+// A ChatTemplate is immutable after Parse and safe to share between threads.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "base/json.h"
+
+namespace chorale {
+
+class ChatTemplate {
+ public:
+  // InvalidArgument with line number for a syntax error; Unimplemented naming an unknown feature.
+  static absl::StatusOr<std::unique_ptr<const ChatTemplate>> Parse(std::string_view source);
+  ~ChatTemplate();
+
+  // Renders with the variables of `context`, a JSON object: messages, tools, add_generation_prompt,
+  // bos_token, eos_token and whatever else the template reads. raise_exception('...') in the
+  // template becomes InvalidArgument with its message. Objects keep the order
+  // of their keys, as tojson must print them.
+  absl::StatusOr<std::string> Render(const nlohmann::ordered_json& context) const;
+
+ private:
+  struct Program;
+  explicit ChatTemplate(std::unique_ptr<const Program> program);
+  std::unique_ptr<const Program> program_;
+};
+
+// What serving needs of tokenizer_config.json.
+struct TokenizerConfig {
+  std::string bos_token;      // empty: none
+  std::string eos_token;      // empty: none
+  std::string chat_template;  // empty: none. Of a list of named templates, "default".
+};
+
+// Reads tokenizer_config.json (tokens may be strings or {"content": ...} objects); the template may
+// also lie in chat_template.jinja beside it. A missing file gives an empty config.
+absl::StatusOr<TokenizerConfig> LoadTokenizerConfig(const std::string& model_folder);
+
+}  // namespace chorale

@@ -1,0 +1,159 @@
+// What '.', '[ ]' and slices give.
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "model/text/jinja_builtins.h"
+#include "model/text/jinja_text.h"
+
+namespace chorale::jinja {
+namespace {
+
+Value NoAttribute(const Value& value, std::string_view name) {
+  return Value::OfUndefined(
+      absl::StrCat("a ", value.type_name(), " has no attribute '", std::string(name), "'"));
+}
+
+Value LoopAttribute(const Value& value, std::string_view name) {
+  const Loop& loop = **value.As<std::shared_ptr<Loop>>();
+  const auto count = static_cast<int64_t>(loop.items.size());
+  if (name == "index") return Value::OfInt(loop.index + 1);
+  if (name == "index0") return Value::OfInt(loop.index);
+  if (name == "revindex") return Value::OfInt(count - loop.index);
+  if (name == "revindex0") return Value::OfInt(count - loop.index - 1);
+  if (name == "first") return Value::OfBool(loop.index == 0);
+  if (name == "last") return Value::OfBool(loop.index == count - 1);
+  if (name == "length") return Value::OfInt(count);
+  if (name == "depth") return Value::OfInt(1);
+  if (name == "depth0") return Value::OfInt(0);
+  if (name == "previtem") {
+    if (loop.index == 0) return Value::OfUndefined("there is no previous item");
+    return loop.items[static_cast<size_t>(loop.index - 1)];
+  }
+  if (name == "nextitem") {
+    if (loop.index + 1 >= count) return Value::OfUndefined("there is no next item");
+    return loop.items[static_cast<size_t>(loop.index + 1)];
+  }
+  return NoAttribute(value, name);
+}
+
+absl::StatusOr<Value> ItemAt(Rendering& r, const Value& value, int64_t index) {
+  const Value missing =
+      Value::OfUndefined(absl::StrCat("a ", value.type_name(), " has no element ", index));
+  if (const Sequence* sequence = value.sequence()) {
+    const auto count = static_cast<int64_t>(sequence->items.size());
+    if (index < 0) index += count;
+    if (sequence->type == Sequence::Type::kGenerator || index < 0 || index >= count) return missing;
+    return sequence->items[static_cast<size_t>(index)];
+  }
+  const std::string& text = *value.string();
+  RETURN_IF_ERROR(r.budget.Bytes(static_cast<int64_t>(text.size())));
+  if (index < 0) index += CharacterCount(text);
+  if (index < 0 || index >= static_cast<int64_t>(text.size())) return missing;
+  size_t at = 0;
+  for (; index > 0 && at < text.size(); --index) at += CharacterBytes(text, at);
+  if (at >= text.size()) return missing;
+  return Value::OfString(text.substr(at, CharacterBytes(text, at)));
+}
+
+absl::StatusOr<int64_t> SliceBound(const Value* bound, int64_t otherwise) {
+  if (!bound || bound->is_none()) return otherwise;
+  if (bound->is_integer()) return bound->integer();
+  return Fault(absl::StrCat("the bounds of a slice are integers, not '", bound->type_name(), "'"));
+}
+
+// The places that a slice of `count` elements takes, by the rules of Python.
+absl::StatusOr<std::vector<int64_t>> SlicePlaces(Budget& budget, int64_t count, const Value* start,
+                                                 const Value* stop, const Value* step) {
+  ASSIGN_OR_RETURN(int64_t stride, SliceBound(step, 1));
+  if (stride == 0) return Fault("the step of a slice is zero");
+  stride = std::clamp(stride, -(count + 1), count + 1);
+  const bool forward = stride > 0;
+  ASSIGN_OR_RETURN(int64_t first, SliceBound(start, forward ? 0 : count - 1));
+  ASSIGN_OR_RETURN(int64_t end, SliceBound(stop, forward ? count : -count - 1));
+  const auto settle = [&](int64_t at) {
+    if (at < 0) at = at < -count ? -1 : at + count;
+    return forward ? std::clamp<int64_t>(at, 0, count) : std::clamp<int64_t>(at, -1, count - 1);
+  };
+  first = settle(first);
+  end = settle(end);
+  std::vector<int64_t> places;
+  for (int64_t at = first; forward ? at < end : at > end; at += stride) places.push_back(at);
+  RETURN_IF_ERROR(budget.Steps(static_cast<int64_t>(places.size()) / 16));
+  return places;
+}
+
+absl::StatusOr<Value> SliceText(Rendering& r, const std::string& text, const Value* start,
+                                const Value* stop, const Value* step) {
+  RETURN_IF_ERROR(r.budget.Bytes(static_cast<int64_t>(text.size()) * 4));
+  std::vector<size_t> begins;
+  for (size_t at = 0; at < text.size(); at += CharacterBytes(text, at)) begins.push_back(at);
+  const auto count = static_cast<int64_t>(begins.size());
+  ASSIGN_OR_RETURN(const std::vector<int64_t> places,
+                   SlicePlaces(r.budget, count, start, stop, step));
+  std::string result;
+  for (const int64_t place : places) {
+    const size_t at = begins[static_cast<size_t>(place)];
+    result.append(text, at, CharacterBytes(text, at));
+  }
+  return MakeString(r.budget, std::move(result));
+}
+
+}  // namespace
+
+absl::StatusOr<Value> Subscript(Rendering& rendering, const Value& value, const Value& key) {
+  if (value.is_undefined()) return UndefinedFault(value);
+  if (const Dictionary* dictionary = value.dictionary()) {
+    ASSIGN_OR_RETURN(const Value* found, FindKey(rendering.budget, *dictionary, key));
+    if (found) return *found;
+  } else if (key.is_integer() && (value.sequence() || value.string())) {
+    return ItemAt(rendering, value, key.integer());
+  }
+  if (!key.string()) return NoAttribute(value, key.type_name());
+  if (value.dictionary() && !HasAttribute(value, *key.string())) {
+    return NoAttribute(value, *key.string());
+  }
+  return Attribute(rendering, value, *key.string());
+}
+
+absl::StatusOr<Value> Attribute(Rendering& rendering, const Value& value, const std::string& name) {
+  if (value.is_undefined()) return UndefinedFault(value);
+  if (HasAttribute(value, name)) {
+    return Value(Value::Data(
+        std::make_shared<const Method>(Method{std::make_shared<const Value>(value), name})));
+  }
+  if (const Dictionary* dictionary = value.dictionary()) {
+    ASSIGN_OR_RETURN(const Value* found,
+                     FindKey(rendering.budget, *dictionary, Value::OfString(name)));
+    if (found) return *found;
+  }
+  if (const auto* space = value.As<Namespace*>()) {
+    for (const auto& [key, attribute] : (*space)->attributes) {
+      if (key == name) return attribute;
+    }
+  }
+  if (value.As<std::shared_ptr<Loop>>()) return LoopAttribute(value, name);
+  return NoAttribute(value, name);
+}
+
+absl::StatusOr<Value> Slice(Rendering& rendering, const Value& value, const Value* start,
+                            const Value* stop, const Value* step) {
+  if (value.is_undefined()) return UndefinedFault(value);
+  if (const std::string* text = value.string()) {
+    return SliceText(rendering, *text, start, stop, step);
+  }
+  const Sequence* sequence = value.sequence();
+  if (!sequence || sequence->type == Sequence::Type::kGenerator) {
+    return Fault(absl::StrCat("a value of type '", value.type_name(), "' cannot be sliced"));
+  }
+  const auto count = static_cast<int64_t>(sequence->items.size());
+  ASSIGN_OR_RETURN(const std::vector<int64_t> places,
+                   SlicePlaces(rendering.budget, count, start, stop, step));
+  std::vector<Value> items;
+  items.reserve(places.size());
+  for (const int64_t place : places) items.push_back(sequence->items[static_cast<size_t>(place)]);
+  return MakeSequence(rendering.budget, std::move(items), sequence->type);
+}
+
+}  // namespace chorale::jinja

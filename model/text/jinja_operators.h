@@ -1,0 +1,19 @@
+// The operators of expressions on values, as Python defines them.
+#pragma once
+
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "model/text/jinja_value.h"
+
+namespace chorale::jinja {
+
+// + - * / // % ** and ~. Integers have 64 bits; a result beyond them is InvalidArgument.
+absl::StatusOr<Value> Arithmetic(Budget& budget, std::string_view operation, const Value& left,
+                                 const Value& right);
+absl::StatusOr<Value> Negative(const Value& value, bool negate);
+// == != < <= > >= in, not in.
+absl::StatusOr<bool> Compare(Budget& budget, std::string_view comparison, const Value& left,
+                             const Value& right);
+
+}  // namespace chorale::jinja

@@ -1,0 +1,152 @@
+// The values of a running chat template, as Python would have them, and the limits of one
+// rendering.
+//
+// Strings, sequences and dictionaries are immutable and shared. A namespace is the only thing a
+// template can change; it belongs to the rendering and is pointed to, so that values cannot form
+// cycles of ownership. Every sequence knows how deep it is nested, and the depth is bounded:
+// walking and destroying a value cannot exhaust the stack.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/json.h"
+
+namespace chorale::jinja {
+
+inline constexpr int64_t kStepsMax = 4'000'000;      // evaluated nodes and visited elements
+inline constexpr int64_t kWorkBytesMax = 256 << 20;  // bytes of strings built or searched
+inline constexpr int64_t kTextBytesMax = 4 << 20;    // the output, or any one string
+inline constexpr int kValueDepthMax = 150;           // lists within lists
+inline constexpr int kEvaluationDepthMax = 400;      // expressions, statements, macros in progress
+
+// What one rendering may still spend. InvalidArgument once it is spent.
+class Budget {
+ public:
+  absl::Status Steps(int64_t count);
+  absl::Status Bytes(int64_t count);
+
+ private:
+  int64_t steps_left_ = kStepsMax;
+  int64_t bytes_left_ = kWorkBytesMax;
+};
+
+class Value;
+struct Builtin;
+struct Statement;
+
+struct Sequence {
+  enum class Type { kList, kTuple, kGenerator };
+  Type type = Type::kList;
+  std::vector<Value> items;
+  int depth = 1;
+  mutable bool consumed = false;  // a generator gives its items once
+};
+
+struct Dictionary {
+  std::vector<std::pair<Value, Value>> entries;  // in the order of insertion
+  int depth = 1;
+};
+
+struct Namespace {
+  std::vector<std::pair<std::string, Value>> attributes;
+};
+
+// The variable `loop` of a for statement.
+struct Loop {
+  std::vector<Value> items;
+  int64_t index = 0;
+  int depth = 1;  // as of a sequence
+};
+
+// A function of a value, as in text.split before the call.
+struct Method {
+  std::shared_ptr<const Value> self;
+  std::string name;
+};
+
+struct Undefined {
+  std::shared_ptr<const std::string> reason;
+};
+struct None {};
+
+class Value {
+ public:
+  using Text = std::shared_ptr<const std::string>;
+  using Data =
+      std::variant<Undefined, None, bool, int64_t, double, Text, std::shared_ptr<const Sequence>,
+                   std::shared_ptr<const Dictionary>, Namespace*, std::shared_ptr<Loop>,
+                   const Statement*, const Builtin*, std::shared_ptr<const Method>>;
+
+  Value() = default;
+  explicit Value(Data data) : data_(std::move(data)) {}
+  static Value OfUndefined(std::string reason);
+  static Value OfNone() { return Value(Data(None{})); }
+  static Value OfBool(bool value) { return Value(Data(value)); }
+  static Value OfInt(int64_t value) { return Value(Data(value)); }
+  static Value OfFloat(double value) { return Value(Data(value)); }
+  static Value OfString(std::string value);
+
+  template <typename T>
+  const T* As() const {
+    return std::get_if<T>(&data_);
+  }
+  bool is_undefined() const { return As<Undefined>() != nullptr; }
+  bool is_none() const { return As<None>() != nullptr; }
+  const std::string* string() const;     // null: another type
+  const Sequence* sequence() const;      // list, tuple or generator; null: another type
+  const Dictionary* dictionary() const;  // null: another type
+  bool is_integer() const { return As<int64_t>() || As<bool>(); }
+  bool is_number() const { return is_integer() || As<double>(); }
+  int64_t integer() const;  // needs is_integer()
+  double number() const;    // needs is_number()
+  int depth() const;
+  const char* type_name() const;
+
+ private:
+  Data data_;
+};
+
+// Errors of a template at run time.
+absl::Status Fault(std::string message);
+absl::Status UndefinedFault(const Value& undefined);
+
+// Containers; InvalidArgument when nested too deep.
+absl::StatusOr<Value> MakeSequence(Budget& budget, std::vector<Value> items,
+                                   Sequence::Type type = Sequence::Type::kList);
+absl::StatusOr<Value> MakeDictionary(Budget& budget, std::vector<std::pair<Value, Value>> entries);
+absl::StatusOr<Value> MakeString(Budget& budget, std::string text);
+absl::StatusOr<Value> FromJson(const nlohmann::ordered_json& json, int depth = 0);
+
+// The value of a key, or null.
+const Value* FindKey(const Dictionary& dictionary, std::string_view key);
+absl::StatusOr<const Value*> FindKey(Budget& budget, const Dictionary& dictionary,
+                                     const Value& key);
+
+bool Truthy(const Value& value);
+absl::StatusOr<bool> Equal(Budget& budget, const Value& a, const Value& b);
+// Negative, zero or positive, as a is below, at or above b. InvalidArgument for unordered types.
+absl::StatusOr<int> Order(Budget& budget, const Value& a, const Value& b);
+absl::StatusOr<bool> Contains(Budget& budget, const Value& container, const Value& item);
+// What a for statement visits: items, keys, characters; nothing for an undefined value.
+absl::StatusOr<std::vector<Value>> Items(Budget& budget, const Value& value);
+
+// str(value) and json.dumps(value).
+absl::StatusOr<std::string> ToText(Budget& budget, const Value& value);
+struct JsonStyle {
+  int64_t indent = -1;  // below zero: on one line
+  std::string item_separator;
+  std::string key_separator = ": ";
+  bool ascii_only = false;
+  bool sort_keys = false;
+};
+absl::StatusOr<std::string> ToJson(Budget& budget, const Value& value, const JsonStyle& style);
+
+}  // namespace chorale::jinja

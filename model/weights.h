@@ -1,0 +1,61 @@
+// The weights of a model, packed by one kernel table.
+//
+// Query, key and value projections lie in one matrix, gate and up in another: one matmul each.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/hash.h"
+#include "kernels/kernels.h"
+#include "model/config.h"
+#include "model/model.h"
+#include "model/safetensors.h"
+
+namespace chorale {
+
+struct LayerWeights {
+  std::vector<float> attention_norm;  // [hidden]
+  std::vector<float> ffn_norm;        // [hidden]
+  std::vector<float> q_norm;          // [head_dim], empty without qk_norm
+  std::vector<float> k_norm;
+  kernels::PackedMatrix qkv;      // [q_size + 2 kv_size, hidden]
+  std::vector<float> qkv_bias;    // empty without
+  kernels::PackedMatrix o;        // [hidden, q_size]
+  std::vector<float> o_bias;      // empty without
+  kernels::PackedMatrix gate_up;  // [2 ffn, hidden]
+  kernels::PackedMatrix down;     // [hidden, ffn]
+};
+
+struct Weights {
+  kernels::PackedMatrix embedding;  // [vocab, hidden]
+  kernels::PackedMatrix output;     // [vocab, hidden], empty when tied
+  std::vector<float> norm;          // [hidden]
+  std::vector<LayerWeights> layers;
+  Digest digest;
+
+  const kernels::PackedMatrix& output_or_embedding() const {
+    return output.rows > 0 ? output : embedding;
+  }
+};
+
+// Checks that every tensor is there with its shape before any is packed. Errors as in
+// Checkpoint::Get; InvalidArgument also names a tensor of a layer that the config has no place for,
+// because leaving a bias out would give wrong text without a word.
+absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,
+                                    const kernels::Kernels& kernels, kernels::DType dtype,
+                                    kernels::ThreadPool& pool, const LoadProgress& progress);
+
+// A vector of any readable dtype, widened.
+std::vector<float> ToFloats(const Tensor& tensor);
+kernels::MatrixView ToView(const Tensor& tensor);
+
+// What one tensor of a checkpoint must look like.
+struct TensorSpec {
+  std::string name;
+  std::vector<int64_t> shape;
+};
+// Every tensor that a model of this config reads.
+std::vector<TensorSpec> RequiredTensors(const ModelConfig& config);
+
+}  // namespace chorale

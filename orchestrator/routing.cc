@@ -1,0 +1,78 @@
+#include "orchestrator/routing.h"
+
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+
+namespace chorale {
+namespace {
+
+const ServedModelInfo* FindModel(const WorkerInfo& worker, std::string_view name) {
+  for (const ServedModelInfo& model : worker.models) {
+    if (model.name == name) return &model;
+  }
+  return nullptr;
+}
+
+int LoadOf(const WorkerInfo& worker, const RequestsUnderWay& under_way) {
+  auto it = under_way.find(worker.id);
+  return std::max(worker.requests_running + worker.requests_waiting,
+                  it == under_way.end() ? 0 : it->second);
+}
+
+// The least loaded of `candidates`; equals take turns.
+const WorkerInfo* LeastLoaded(const std::vector<const WorkerInfo*>& candidates,
+                              const RequestsUnderWay& under_way, uint64_t turn) {
+  std::vector<const WorkerInfo*> best;
+  int load_min = 0;
+  for (const WorkerInfo* worker : candidates) {
+    const int load = LoadOf(*worker, under_way);
+    if (!best.empty() && load > load_min) continue;
+    if (best.empty() || load < load_min) best.clear();
+    load_min = load;
+    best.push_back(worker);
+  }
+  return best.empty() ? nullptr : best[turn % best.size()];
+}
+
+}  // namespace
+
+absl::StatusOr<Route> ChooseRoute(std::span<const WorkerInfo> workers, std::string_view model,
+                                  const RequestsUnderWay& under_way, uint64_t turn) {
+  std::set<std::string> names;
+  std::vector<const WorkerInfo*> decoders;
+  bool known = false;
+  for (const WorkerInfo& worker : workers) {
+    for (const ServedModelInfo& served : worker.models) names.insert(served.name);
+    if (FindModel(worker, model) == nullptr) continue;
+    known = true;
+    if (worker.role == WorkerRole::kDecode && worker.ready && !worker.draining) {
+      decoders.push_back(&worker);
+    }
+  }
+  if (!known && !names.empty()) {
+    return absl::NotFoundError(absl::StrFormat("model '%s' does not exist; there is: %s", model,
+                                               absl::StrJoin(names, ", ")));
+  }
+  const WorkerInfo* decode = LeastLoaded(decoders, under_way, turn);
+  if (decode == nullptr) {
+    return absl::UnavailableError(
+        absl::StrFormat("no decode worker is ready for model '%s'", model));
+  }
+  const Digest& writer = FindModel(*decode, model)->writer;
+  std::vector<const WorkerInfo*> prefillers;
+  for (const WorkerInfo& worker : workers) {
+    const ServedModelInfo* served = FindModel(worker, model);
+    if (worker.role == WorkerRole::kPrefill && worker.ready && !worker.draining &&
+        served != nullptr && served->writer == writer) {
+      prefillers.push_back(&worker);
+    }
+  }
+  Route route{.decode = *decode};
+  if (const WorkerInfo* prefill = LeastLoaded(prefillers, under_way, turn)) route.prefill = *prefill;
+  return route;
+}
+
+}  // namespace chorale

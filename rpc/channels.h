@@ -1,0 +1,30 @@
+// Channels to peers, opened once and shared.
+//
+// A channel to a worker that died fails its calls at once (no wait-for-ready), and keepalive pings
+// notice a peer that vanished without a word. Thread safe.
+#pragma once
+
+#include <grpcpp/channel.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+
+namespace chorale {
+
+// A new channel to `address` (host:port or unix:path) with Chorale's message sizes and keepalive.
+std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address);
+
+class Channels {
+ public:
+  // The channel to `address`, opened on first use.
+  std::shared_ptr<grpc::Channel> Get(const std::string& address);
+
+ private:
+  std::mutex mutex_;
+  absl::flat_hash_map<std::string, std::shared_ptr<grpc::Channel>> channels_;  // under mutex_
+};
+
+}  // namespace chorale

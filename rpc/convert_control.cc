@@ -1,0 +1,71 @@
+#include "rpc/convert_control.h"
+
+#include <string>
+
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+
+namespace chorale {
+
+absl::StatusOr<WorkerInfo> FromProto(const v1::WorkerReport& report) {
+  WorkerInfo worker{.id = report.worker_id(),
+                    .address = report.address(),
+                    .ready = report.ready(),
+                    .draining = report.draining(),
+                    .load_progress = report.load_progress(),
+                    .requests_running = report.requests_running(),
+                    .requests_waiting = report.requests_waiting(),
+                    .blocks_total = report.blocks_total(),
+                    .blocks_free = report.blocks_free(),
+                    .pid = report.pid()};
+  switch (report.role()) {
+    case v1::ROLE_PREFILL:
+      worker.role = WorkerRole::kPrefill;
+      break;
+    case v1::ROLE_DECODE:
+      worker.role = WorkerRole::kDecode;
+      break;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrFormat("worker '%s': role %d is not known", worker.id, report.role()));
+  }
+  for (const v1::ServedModel& proto : report.models()) {
+    ServedModelInfo model{.name = proto.name(),
+                          .base = proto.base(),
+                          .folder = proto.folder(),
+                          .context_tokens = proto.context_tokens(),
+                          .vocab = proto.vocab(),
+                          .block_bytes = proto.block_bytes()};
+    ASSIGN_OR_RETURN(model.writer, Digest::FromBytes(proto.writer_digest()));
+    worker.models.push_back(std::move(model));
+  }
+  return worker;
+}
+
+v1::WorkerReport ToProto(const WorkerInfo& worker) {
+  v1::WorkerReport report;
+  report.set_worker_id(worker.id);
+  report.set_address(worker.address);
+  report.set_role(worker.role == WorkerRole::kPrefill ? v1::ROLE_PREFILL : v1::ROLE_DECODE);
+  report.set_ready(worker.ready);
+  report.set_draining(worker.draining);
+  report.set_load_progress(worker.load_progress);
+  report.set_requests_running(worker.requests_running);
+  report.set_requests_waiting(worker.requests_waiting);
+  report.set_blocks_total(worker.blocks_total);
+  report.set_blocks_free(worker.blocks_free);
+  report.set_pid(worker.pid);
+  for (const ServedModelInfo& model : worker.models) {
+    v1::ServedModel* proto = report.add_models();
+    proto->set_name(model.name);
+    proto->set_base(model.base);
+    proto->set_folder(model.folder);
+    proto->set_writer_digest(std::string(model.writer.AsBytes()));
+    proto->set_context_tokens(model.context_tokens);
+    proto->set_vocab(model.vocab);
+    proto->set_block_bytes(model.block_bytes);
+  }
+  return report;
+}
+
+}  // namespace chorale

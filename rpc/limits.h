@@ -1,0 +1,22 @@
+// The limits of the wire, in one place.
+#pragma once
+
+#include <cstdint>
+
+namespace chorale {
+
+// Largest message either side accepts: a request of a million tokens fits, a hundred megabytes not.
+inline constexpr int kMessageBytesMax = 16 << 20;
+
+// Payload of one KvFrame. Between 256 KiB and 1 MiB a raw byte stream moves the most (LIMITS).
+inline constexpr int64_t kFrameBytesMax = 1 << 20;
+
+// What a stream may have waiting to be written before its producer pauses or is cut off.
+inline constexpr int64_t kStreamBytesMax = 8 << 20;
+
+// Pings on connections with calls; servers permit them (rpc/server.cc), or long streams would die of
+// too_many_pings.
+inline constexpr int kKeepaliveMs = 10'000;
+inline constexpr int kKeepaliveTimeoutMs = 5'000;
+
+}  // namespace chorale

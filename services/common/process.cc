@@ -1,0 +1,84 @@
+#include "services/common/process.h"
+
+#include <signal.h>
+
+#include <cstdio>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_format.h"
+#include "services/common/log.h"
+
+namespace chorale {
+namespace {
+
+sigset_t TerminationSignals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  return set;
+}
+
+}  // namespace
+
+void AddProcessFlags(CLI::App& app, ProcessOptions& options) {
+  app.add_option("--listen", options.listen, "gRPC address: host:port (0 picks one) or unix:/path")
+      ->capture_default_str();
+  app.add_option("--address-file", options.address_file, "write the listening addresses here");
+  app.add_option("--log-level", options.log_level, "debug, info, warning or error")
+      ->capture_default_str();
+  app.add_option("--drain-seconds", options.drain_seconds, "how long SIGTERM lets calls finish")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 3600.0));
+}
+
+void BlockTerminationSignals() {
+  const sigset_t set = TerminationSignals();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+}
+
+void WaitForTermination(const std::function<bool()>& stop) {
+  const sigset_t set = TerminationSignals();
+  const timespec poll = {.tv_sec = 0, .tv_nsec = 100'000'000};
+  while (sigtimedwait(&set, nullptr, &poll) < 0) {
+    if (stop && stop()) return;
+  }
+}
+
+absl::Status WriteAddressFile(const std::string& path, const std::vector<std::string>& lines) {
+  if (path.empty()) return absl::OkStatus();
+  const std::string partial = path + ".partial";
+  {
+    std::ofstream out(partial);
+    for (const std::string& line : lines) out << line << "\n";
+    if (!out.flush()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("--address-file %s: cannot be written", path));
+    }
+  }
+  std::error_code error;
+  std::filesystem::rename(partial, path, error);
+  if (error) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--address-file %s: %s", path, error.message()));
+  }
+  return absl::OkStatus();
+}
+
+int ExitCodeOf(const absl::Status& status) {
+  if (status.ok()) return 0;
+  LogError(status.message());
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kUnimplemented:
+      return kExitBadConfiguration;
+    default:
+      return 1;
+  }
+}
+
+}  // namespace chorale

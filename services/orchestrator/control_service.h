@@ -1,0 +1,49 @@
+// chorale.v1.Control: workers join, routers watch.
+#pragma once
+
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "absl/time/time.h"
+#include "chorale/v1/control.grpc.pb.h"
+#include "orchestrator/membership.h"
+
+namespace chorale {
+
+struct ControlOptions {
+  absl::Duration report_interval = absl::Milliseconds(250);  // asked of workers
+  absl::Duration silence_max = absl::Seconds(3);             // then a worker is dropped
+};
+
+// Synchronous handlers: a call per worker and per router, each with a thread of gRPC's for its
+// lifetime, is a few dozen for the clusters this serves. Thread safe.
+class ControlService : public v1::Control::Service {
+ public:
+  explicit ControlService(const ControlOptions& options);
+  ~ControlService() override;
+
+  // Ends the streams under way, so that the server can shut down.
+  void Stop();
+
+  grpc::Status Join(grpc::ServerContext* context,
+                    grpc::ServerReaderWriter<v1::JoinReply, v1::WorkerReport>* stream) override;
+  grpc::Status WatchRouting(grpc::ServerContext* context, const v1::WatchRoutingRequest* request,
+                            grpc::ServerWriter<v1::RoutingTable>* writer) override;
+  grpc::Status GetRouting(grpc::ServerContext* context, const v1::GetRoutingRequest* request,
+                          v1::RoutingTable* table) override;
+
+ private:
+  v1::RoutingTable TableLocked() const;
+  void ExpireLoop();
+
+  const ControlOptions options_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  Membership members_;         // under mutex_
+  int64_t next_session_ = 1;   // under mutex_
+  bool stopping_ = false;      // under mutex_
+  std::thread expirer_;
+};
+
+}  // namespace chorale

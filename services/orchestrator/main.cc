@@ -1,0 +1,51 @@
+// chorale-orchestrator: knows the members of the cluster and tells routers where to send requests.
+#include <CLI/CLI.hpp>
+
+#include "absl/time/clock.h"
+#include "rpc/server.h"
+#include "services/common/log.h"
+#include "services/common/process.h"
+#include "services/orchestrator/control_service.h"
+
+namespace chorale {
+namespace {
+
+int Main(int argc, char** argv) {
+  BlockTerminationSignals();
+  ProcessOptions options;
+  int silence_ms = 3000;
+  CLI::App app("chorale-orchestrator: membership and routing of a cluster");
+  AddProcessFlags(app, options);
+  app.add_option("--silence-ms", silence_ms, "a worker silent for longer is dropped")
+      ->capture_default_str()
+      ->check(CLI::Range(100, 600'000));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kExitBadConfiguration;
+  }
+  if (absl::Status status = SetLogLevel(options.log_level); !status.ok()) return ExitCodeOf(status);
+
+  const absl::Duration silence_max = absl::Milliseconds(silence_ms);
+  ControlService service({.report_interval = std::min(absl::Milliseconds(250), silence_max / 4),
+                          .silence_max = silence_max});
+  auto server = RpcServer::Start(options.listen, {&service});
+  if (!server.ok()) return ExitCodeOf(server.status());
+  const std::string address = (*server)->address();
+  if (absl::Status status = WriteAddressFile(options.address_file, {"grpc=" + address});
+      !status.ok()) {
+    return ExitCodeOf(status);
+  }
+  LogInfo("orchestrator listens on ", address);
+  (*server)->SetServing(true);
+  WaitForTermination();
+  LogInfo("stopping");
+  service.Stop();
+  (*server)->Drain(absl::Now() + absl::Seconds(1));
+  return 0;
+}
+
+}  // namespace
+}  // namespace chorale
+
+int main(int argc, char** argv) { return chorale::Main(argc, argv); }

@@ -1,0 +1,151 @@
+#include "services/router/cluster_backend.h"
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/support/client_callback.h>
+
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "chorale/v1/worker.grpc.pb.h"
+#include "rpc/convert_control.h"
+#include "rpc/deadline.h"
+#include "rpc/status.h"
+#include "services/common/log.h"
+
+namespace chorale {
+namespace {
+
+// One generation: an attempt on one worker, and a second one elsewhere if the first worker was lost
+// before it said anything.
+class ClusterCall : public std::enable_shared_from_this<ClusterCall> {
+ public:
+  ClusterCall(std::shared_ptr<RoutingWatch> watch, std::shared_ptr<Channels> channels,
+              v1::DecodeRequest request, absl::Time deadline, ChunkFn on_chunk, DoneFn on_done)
+      : watch_(std::move(watch)),
+        channels_(std::move(channels)),
+        request_(std::move(request)),
+        deadline_(deadline),
+        on_chunk_(std::move(on_chunk)),
+        on_done_(std::move(on_done)) {}
+
+  void Attempt(const std::string& avoid) {
+    absl::StatusOr<Route> route = watch_->Acquire(request_.model(), avoid);
+    if (!route.ok()) {
+      on_done_(route.status());
+      return;
+    }
+    request_.set_prefill_address(route->prefill ? route->prefill->address : "");
+    auto* reader = new Reader(shared_from_this(), *std::move(route));  // frees itself in OnDone
+    {
+      std::lock_guard lock(mutex_);
+      context_ = &reader->context_;
+      if (cancelled_) context_->TryCancel();
+    }
+    reader->Start();
+  }
+
+  void Cancel() {
+    std::lock_guard lock(mutex_);
+    cancelled_ = true;
+    if (context_ != nullptr) context_->TryCancel();
+  }
+
+ private:
+  class Reader : public grpc::ClientReadReactor<v1::GenerateChunk> {
+   public:
+    Reader(std::shared_ptr<ClusterCall> call, Route route)
+        : call_(std::move(call)),
+          route_(std::move(route)),
+          stub_(v1::Decode::NewStub(call_->channels_->Get(route_.decode.address))) {}
+
+    void Start() {
+      SetDeadline(context_, call_->deadline_);
+      stub_->async()->Generate(&context_, &call_->request_, this);
+      StartRead(&chunk_);
+      StartCall();
+    }
+
+    void OnReadDone(bool ok) override {
+      if (!ok) return;
+      any_chunk_ = true;
+      call_->on_chunk_(chunk_);
+      StartRead(&chunk_);
+    }
+
+    void OnDone(const grpc::Status& status) override {
+      std::unique_ptr<Reader> self(this);
+      call_->watch_->Release(route_);
+      {
+        std::lock_guard lock(call_->mutex_);
+        call_->context_ = nullptr;
+      }
+      call_->OnAttemptDone(route_, FromGrpc(status), any_chunk_);
+    }
+
+    const std::shared_ptr<ClusterCall> call_;
+    const Route route_;
+    const std::unique_ptr<v1::Decode::Stub> stub_;
+    grpc::ClientContext context_;
+    v1::GenerateChunk chunk_;
+    bool any_chunk_ = false;
+  };
+
+  void OnAttemptDone(const Route& route, const absl::Status& status, bool any_chunk) {
+    if (!absl::IsUnavailable(status)) {
+      on_done_(status);
+      return;
+    }
+    LogWarning("decode worker ", route.decode.id, ": ", status.message());
+    if (!any_chunk && attempts_++ == 0) {
+      Attempt(route.decode.id);
+      return;
+    }
+    on_done_(absl::UnavailableError(absl::StrFormat("decode worker %s was lost: %s",
+                                                    route.decode.id, status.message())));
+  }
+
+  const std::shared_ptr<RoutingWatch> watch_;
+  const std::shared_ptr<Channels> channels_;
+  v1::DecodeRequest request_;
+  const absl::Time deadline_;
+  const ChunkFn on_chunk_;
+  const DoneFn on_done_;
+  int attempts_ = 0;
+  std::mutex mutex_;
+  grpc::ClientContext* context_ = nullptr;  // under mutex_
+  bool cancelled_ = false;                  // under mutex_
+};
+
+}  // namespace
+
+ClusterBackend::ClusterBackend(const std::string& orchestrator)
+    : watch_(std::make_shared<RoutingWatch>(orchestrator)),
+      channels_(std::make_shared<Channels>()) {}
+
+std::vector<BackendModel> ClusterBackend::Models() const {
+  std::map<std::string, BackendModel> models;
+  for (const WorkerInfo& worker : watch_->workers()) {
+    const v1::WorkerReport report = ToProto(worker);
+    for (const v1::ServedModel& served : report.models()) {
+      BackendModel& model = models[served.name()];
+      model.served = served;
+      if (!worker.ready || worker.draining) continue;
+      ++(worker.role == WorkerRole::kPrefill ? model.prefill_workers : model.decode_workers);
+    }
+  }
+  std::vector<BackendModel> list;
+  for (auto& [name, model] : models) list.push_back(std::move(model));
+  return list;
+}
+
+std::function<void()> ClusterBackend::Start(v1::DecodeRequest request, absl::Time deadline,
+                                            ChunkFn on_chunk, DoneFn on_done) {
+  auto call = std::make_shared<ClusterCall>(watch_, channels_, std::move(request), deadline,
+                                            std::move(on_chunk), std::move(on_done));
+  call->Attempt("");
+  return [call] { call->Cancel(); };
+}
+
+}  // namespace chorale

@@ -1,0 +1,48 @@
+// FrontDoor: the servers by which users come in, gRPC and HTTP, over one backend.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "rpc/server.h"
+#include "services/router/gateway.h"
+#include "services/router/http_server.h"
+#include "services/router/inference_service.h"
+
+namespace chorale {
+
+struct FrontDoorOptions {
+  std::string grpc;                  // host:port or unix:/path
+  std::string http = "127.0.0.1:0";  // host:port
+  double request_seconds_max = 600;  // deadline of requests that bring none
+};
+
+// --http and the limits of requests.
+void AddFrontDoorFlags(CLI::App& app, FrontDoorOptions& options);
+
+class FrontDoor {
+ public:
+  // Listens on both addresses. `backend` must outlive the front door.
+  static absl::StatusOr<std::unique_ptr<FrontDoor>> Open(const FrontDoorOptions& options,
+                                                         Backend& backend);
+  // Lines for the address file: where gRPC and HTTP listen.
+  std::vector<std::string> AddressLines() const;
+  void SetServing(bool serving) { grpc_->SetServing(serving); }
+  // Lets requests under way finish until `deadline`.
+  void Drain(absl::Time deadline);
+
+ private:
+  explicit FrontDoor(Backend& backend);
+
+  Gateway gateway_;
+  InferenceService inference_;
+  std::unique_ptr<HttpServer> http_;
+  std::unique_ptr<RpcServer> grpc_;
+};
+
+}  // namespace chorale

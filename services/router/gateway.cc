@@ -1,0 +1,238 @@
+#include "services/router/gateway.h"
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "engine/request.h"
+#include "rpc/convert.h"
+#include "services/router/model_text.h"
+
+namespace chorale {
+namespace {
+
+constexpr int kSequencesMax = 128;  // of one request (n)
+
+// The model that `name` asks for; an empty name means the only one there is.
+absl::StatusOr<BackendModel> FindModel(const Backend& backend, const std::string& name) {
+  std::vector<BackendModel> models = backend.Models();
+  if (models.empty()) {
+    return absl::UnavailableError("no worker has joined the cluster yet, try again soon");
+  }
+  if (name.empty() && models.size() == 1) return models.front();
+  std::vector<std::string> names;
+  for (BackendModel& model : models) {
+    if (model.served.name() == name) return std::move(model);
+    names.push_back(model.served.name());
+  }
+  if (name.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("model: name one of %s", absl::StrJoin(names, ", ")));
+  }
+  return absl::NotFoundError(
+      absl::StrFormat("model '%s' does not exist; there is: %s", name, absl::StrJoin(names, ", ")));
+}
+
+absl::Status ValidatePrompt(const std::vector<TokenId>& prompt, const v1::ServedModel& model) {
+  if (prompt.empty()) return absl::InvalidArgumentError("prompt: it has no tokens");
+  if (static_cast<int64_t>(prompt.size()) >= model.context_tokens()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "prompt: %d tokens, but the context of model '%s' holds %d with at least one token of "
+        "output; shorten the prompt",
+        prompt.size(), model.name(), model.context_tokens()));
+  }
+  for (TokenId token : prompt) {
+    if (token < 0 || token >= model.vocab()) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "prompt: token id %d is outside the vocabulary of %d", token, model.vocab()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+uint64_t DrawSeed() {
+  thread_local std::mt19937_64 generator{std::random_device{}()};
+  return generator();
+}
+
+// A call before and after it reaches the backend; a cancellation may come at any point.
+class GatewayCall : public Gateway::Call {
+ public:
+  void Cancel() override {
+    std::function<void()> cancel;
+    {
+      std::lock_guard lock(mutex_);
+      cancelled_ = true;
+      cancel = cancel_backend_;
+    }
+    if (cancel) cancel();
+  }
+
+  bool cancelled() const {
+    std::lock_guard lock(mutex_);
+    return cancelled_;
+  }
+
+  void SetBackendCancel(std::function<void()> cancel) {
+    {
+      std::lock_guard lock(mutex_);
+      cancel_backend_ = cancel;
+      if (!cancelled_) return;
+    }
+    cancel();
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  bool cancelled_ = false;                // under mutex_
+  std::function<void()> cancel_backend_;  // under mutex_
+};
+
+}  // namespace
+
+struct Gateway::State {
+  State(const Options& options, Backend& backend) : options(options), backend(backend) {}
+
+  absl::StatusOr<v1::DecodeRequest> Prepare(const v1::GenerateRequest& request);
+  absl::StatusOr<std::vector<TokenId>> Tokenize(const std::string& model, const std::string& text);
+  // False when the queue is full.
+  bool Post(std::function<void()> task);
+  absl::Status QueueFull() const;
+  void Run();
+
+  const Options options;
+  Backend& backend;
+  ModelTexts texts;
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::deque<std::function<void()>> tasks;  // under mutex
+  bool stopping = false;                    // under mutex
+  std::vector<std::thread> threads;
+};
+
+absl::StatusOr<v1::DecodeRequest> Gateway::State::Prepare(const v1::GenerateRequest& request) {
+  if (request.ByteSizeLong() > static_cast<size_t>(options.prompt_bytes_max)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("prompt: the request has %d bytes, more than the limit of %d",
+                        request.ByteSizeLong(), options.prompt_bytes_max));
+  }
+  ASSIGN_OR_RETURN(BackendModel model, FindModel(backend, request.model()));
+  if (request.n() < 0 || request.n() > kSequencesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("n: %d, expected 1 to %d", request.n(), kSequencesMax));
+  }
+  RETURN_IF_ERROR(ValidateSampling(FromProto(request.sampling(), model.served.context_tokens()),
+                                   model.served.vocab()));
+  ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> text, texts.Get(model.served.folder()));
+  ASSIGN_OR_RETURN(std::vector<TokenId> prompt, text->PromptOf(request));
+  RETURN_IF_ERROR(ValidatePrompt(prompt, model.served));
+
+  v1::DecodeRequest decode;
+  decode.set_model(model.served.name());
+  decode.mutable_prompt()->Assign(prompt.begin(), prompt.end());
+  *decode.mutable_sampling() = request.sampling();
+  if (!decode.sampling().has_seed()) decode.mutable_sampling()->set_seed(DrawSeed());
+  decode.set_n(request.n() == 0 ? 1 : request.n());
+  decode.set_no_prefix_reuse(request.no_prefix_reuse());
+  return decode;
+}
+
+absl::StatusOr<std::vector<TokenId>> Gateway::State::Tokenize(const std::string& model,
+                                                              const std::string& text) {
+  ASSIGN_OR_RETURN(BackendModel found, FindModel(backend, model));
+  ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> model_text, texts.Get(found.served.folder()));
+  return model_text->Tokenize(text);
+}
+
+absl::Status Gateway::State::QueueFull() const {
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "%d requests wait to be tokenized already, try again soon", options.queue_max));
+}
+
+bool Gateway::State::Post(std::function<void()> task) {
+  {
+    std::lock_guard lock(mutex);
+    if (stopping || static_cast<int>(tasks.size()) >= options.queue_max) return false;
+    tasks.push_back(std::move(task));
+  }
+  wake.notify_one();
+  return true;
+}
+
+void Gateway::State::Run() {
+  while (true) {
+    std::function<void()> task;
+    {
+      std::unique_lock lock(mutex);
+      wake.wait(lock, [this] { return stopping || !tasks.empty(); });
+      if (tasks.empty()) return;
+      task = std::move(tasks.front());
+      tasks.pop_front();
+    }
+    task();
+  }
+}
+
+Gateway::Gateway(const Options& options, Backend& backend)
+    : state_(std::make_unique<State>(options, backend)) {
+  for (int i = 0; i < options.tokenizer_threads; ++i) {
+    state_->threads.emplace_back([state = state_.get()] { state->Run(); });
+  }
+}
+
+Gateway::~Gateway() {
+  {
+    std::lock_guard lock(state_->mutex);
+    state_->stopping = true;
+  }
+  state_->wake.notify_all();
+  for (std::thread& thread : state_->threads) thread.join();
+}
+
+std::shared_ptr<Gateway::Call> Gateway::Start(v1::GenerateRequest request, absl::Time deadline,
+                                              ChunkFn on_chunk, DoneFn on_done) {
+  auto call = std::make_shared<GatewayCall>();
+  const bool posted = state_->Post([state = state_.get(), call, request = std::move(request),
+                                    deadline, on_chunk = std::move(on_chunk), on_done] {
+    if (call->cancelled()) return on_done(absl::CancelledError("cancelled by the caller"));
+    if (absl::Now() >= deadline) {
+      return on_done(absl::DeadlineExceededError("the deadline passed while the request waited"));
+    }
+    absl::StatusOr<v1::DecodeRequest> decode = state->Prepare(request);
+    if (!decode.ok()) return on_done(decode.status());
+    call->SetBackendCancel(state->backend.Start(*std::move(decode), deadline, on_chunk, on_done));
+  });
+  if (!posted) on_done(state_->QueueFull());
+  return call;
+}
+
+void Gateway::Tokenize(std::string model, std::string text, TokensFn on_done) {
+  const bool posted = state_->Post(
+      [state = state_.get(), model = std::move(model), text = std::move(text), on_done] {
+        on_done(state->Tokenize(model, text));
+      });
+  if (!posted) on_done(state_->QueueFull());
+}
+
+v1::ListModelsResponse Gateway::ListModels() const {
+  v1::ListModelsResponse response;
+  for (const BackendModel& model : state_->backend.Models()) {
+    v1::ListModelsResponse::Model* out = response.add_models();
+    out->set_name(model.served.name());
+    out->set_base(model.served.base());
+    out->set_context_tokens(model.served.context_tokens());
+    out->set_prefill_workers(model.prefill_workers);
+    out->set_decode_workers(model.decode_workers);
+  }
+  return response;
+}
+
+}  // namespace chorale

@@ -1,0 +1,52 @@
+#include "services/router/inference_service.h"
+
+#include <memory>
+#include <utility>
+
+#include "rpc/deadline.h"
+#include "rpc/limits.h"
+#include "rpc/server_stream.h"
+#include "rpc/status.h"
+
+namespace chorale {
+
+grpc::ServerWriteReactor<v1::GenerateChunk>* InferenceService::Generate(
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  using Stream = ServerStream<v1::GenerateChunk>;
+  auto stream = Stream::Create();
+  std::shared_ptr<Gateway::Call> call = gateway_.Start(
+      *request, DeadlineOf(*context),
+      [stream](const v1::GenerateChunk& chunk) {
+        stream->Push(chunk, static_cast<int64_t>(chunk.ByteSizeLong()));
+        if (stream->bytes_pending() > kStreamBytesMax) {
+          stream->Abort(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                                     "the stream is not read: 8 MiB of chunks are waiting"));
+        }
+      },
+      [stream](absl::Status status) { stream->End(ToGrpc(status)); });
+  stream->OnCancelled([call] { call->Cancel(); });
+  return stream.get();
+}
+
+grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerContext* context,
+                                                       const v1::ListModelsRequest*,
+                                                       v1::ListModelsResponse* response) {
+  *response = gateway_.ListModels();
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
+                                                     const v1::TokenizeRequest* request,
+                                                     v1::TokenizeResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  gateway_.Tokenize(request->model(), request->text(),
+                    [reactor, response](absl::StatusOr<std::vector<TokenId>> ids) {
+                      if (ids.ok()) response->mutable_token_ids()->Assign(ids->begin(), ids->end());
+                      reactor->Finish(ToGrpc(ids.status()));
+                    });
+  return reactor;
+}
+
+}  // namespace chorale

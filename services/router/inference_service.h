@@ -1,0 +1,27 @@
+// chorale.v1.Inference: the front door over gRPC.
+#pragma once
+
+#include "chorale/v1/inference.grpc.pb.h"
+#include "services/router/gateway.h"
+
+namespace chorale {
+
+// `gateway` must outlive the service.
+class InferenceService : public v1::Inference::CallbackService {
+ public:
+  explicit InferenceService(Gateway& gateway) : gateway_(gateway) {}
+
+  grpc::ServerWriteReactor<v1::GenerateChunk>* Generate(
+      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
+                                       const v1::ListModelsRequest* request,
+                                       v1::ListModelsResponse* response) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override;
+
+ private:
+  Gateway& gateway_;
+};
+
+}  // namespace chorale

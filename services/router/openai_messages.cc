@@ -1,0 +1,145 @@
+#include "services/router/openai_messages.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "nlohmann/json.hpp"
+
+namespace chorale {
+namespace {
+
+using Ordered = nlohmann::ordered_json;
+
+std::string Dump(const Ordered& value) {
+  return value.dump(-1, ' ', false, Ordered::error_handler_t::replace);
+}
+
+std::string Excerpt(const Ordered& value) { return Dump(value).substr(0, 80); }
+
+bool Present(const Ordered& object, const char* field) {
+  const auto it = object.find(field);
+  return it != object.end() && !it->is_null();
+}
+
+bool IsString(const Ordered& object, const char* field) {
+  const auto it = object.find(field);
+  return it != object.end() && it->is_string();
+}
+
+// The text of a list of content parts.
+absl::StatusOr<std::string> JoinParts(const Ordered& parts, const std::string& where) {
+  std::string text;
+  for (const Ordered& part : parts) {
+    if (!part.is_object() || !IsString(part, "type")) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s: expected parts of {\"type\": \"text\", \"text\": ...}, found %s",
+                          where, Excerpt(part)));
+    }
+    const std::string& type = part.at("type").get_ref<const std::string&>();
+    if (type != "text") {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s: parts of type '%s' are not supported; send text only", where, type.substr(0, 40)));
+    }
+    if (!IsString(part, "text")) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s: a text part without a string 'text': %s", where, Excerpt(part)));
+    }
+    text += part.at("text").get_ref<const std::string&>();
+  }
+  return text;
+}
+
+absl::Status CheckMessage(size_t index, Ordered& message) {
+  const std::string where = absl::StrFormat("messages[%d]", index);
+  if (!message.is_object()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: expected an object, found %s", where, Excerpt(message)));
+  }
+  if (!IsString(message, "role")) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s.role: expected a string such as \"user\", found %s", where, Excerpt(message)));
+  }
+  const std::string content = where + ".content";
+  if (!Present(message, "content")) {
+    if (Present(message, "tool_calls")) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrFormat("%s: it is missing; send a string", content));
+  }
+  Ordered& value = message["content"];
+  if (value.is_array()) {
+    ASSIGN_OR_RETURN(value, JoinParts(Ordered(value), content));
+  }
+  if (!value.is_string()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: expected a string or a list of text parts, found %s", content, Excerpt(value)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadMessages(Ordered& body, v1::Chat& chat) {
+  if (!Present(body, "messages")) {
+    return absl::InvalidArgumentError("messages: it is missing; send a list of messages");
+  }
+  Ordered& messages = body["messages"];
+  if (!messages.is_array() || messages.empty()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "messages: expected a list of at least one message, found %s", Excerpt(messages)));
+  }
+  for (size_t i = 0; i < messages.size(); ++i) RETURN_IF_ERROR(CheckMessage(i, messages[i]));
+  chat.set_messages_json(Dump(messages));
+  return absl::OkStatus();
+}
+
+absl::Status ReadTools(const Ordered& body, v1::Chat& chat) {
+  bool wanted = true;
+  if (Present(body, "tool_choice")) {
+    const Ordered& choice = body["tool_choice"];
+    if (choice != "auto" && choice != "none") {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "tool_choice: %s is not supported; send \"auto\" or \"none\"", Excerpt(choice)));
+    }
+    wanted = choice == "auto";
+  }
+  if (!Present(body, "tools")) return absl::OkStatus();
+  const Ordered& tools = body["tools"];
+  if (!tools.is_array()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("tools: expected a list, found %s", Excerpt(tools)));
+  }
+  for (size_t i = 0; i < tools.size(); ++i) {
+    const Ordered& tool = tools[i];
+    if (!tool.is_object() || !IsString(tool, "type") || tool.at("type") != "function" ||
+        !Present(tool, "function") || !tool.at("function").is_object() ||
+        !IsString(tool.at("function"), "name")) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "tools[%d]: expected {\"type\": \"function\", \"function\": {\"name\": ...}}, found %s",
+          i, Excerpt(tool)));
+    }
+  }
+  if (wanted && !tools.empty()) chat.set_tools_json(Dump(tools));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<v1::Chat> ReadChat(std::string_view body) {
+  Ordered json = Ordered::parse(body.begin(), body.end(), nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) {
+    return absl::InvalidArgumentError("request body: expected a JSON object");
+  }
+  v1::Chat chat;
+  RETURN_IF_ERROR(ReadMessages(json, chat));
+  RETURN_IF_ERROR(ReadTools(json, chat));
+  if (Present(json, "chat_template_kwargs")) {
+    const Ordered& variables = json["chat_template_kwargs"];
+    if (!variables.is_object()) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "chat_template_kwargs: expected an object, found %s", Excerpt(variables)));
+    }
+    chat.set_template_json(Dump(variables));
+  }
+  return chat;
+}
+
+}  // namespace chorale

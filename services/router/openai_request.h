@@ -1,0 +1,29 @@
+// Requests of the OpenAI API, as JSON, to Chorale's own.
+//
+// Fields that would change the result and that Chorale does not offer are refused by name; fields
+// that cannot change it (user, metadata, ...) are ignored. Beyond OpenAI's fields there are top_k,
+// min_p, repetition_penalty, ignore_eos, stop_token_ids, chat_template_kwargs and no_prefix_reuse.
+#pragma once
+
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "chorale/v1/inference.pb.h"
+
+namespace chorale {
+
+enum class OpenAiEndpoint { kCompletions, kChatCompletions };
+
+struct OpenAiRequest {
+  OpenAiEndpoint endpoint = OpenAiEndpoint::kCompletions;
+  v1::GenerateRequest generate;
+  bool stream = false;
+  bool include_usage = false;  // a streamed reply ends with a chunk of usage
+};
+
+// InvalidArgument begins with the field at fault and says what to send instead. Ranges of sampling
+// are checked later, by the gateway. An absent max_tokens becomes 16 for completions, as OpenAI
+// documents it, and the rest of the context for chats.
+absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiEndpoint endpoint, std::string_view body);
+
+}  // namespace chorale

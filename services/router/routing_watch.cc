@@ -1,0 +1,101 @@
+#include "services/router/routing_watch.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "rpc/channels.h"
+#include "rpc/convert_control.h"
+#include "services/common/log.h"
+
+namespace chorale {
+namespace {
+
+constexpr std::chrono::milliseconds kRetry{300};
+
+}  // namespace
+
+RoutingWatch::RoutingWatch(const std::string& orchestrator)
+    : address_(orchestrator),
+      stub_(v1::Control::NewStub(OpenChannel(orchestrator))),
+      thread_([this] { Run(); }) {}
+
+RoutingWatch::~RoutingWatch() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+    if (context_ != nullptr) context_->TryCancel();
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+std::vector<WorkerInfo> RoutingWatch::workers() const {
+  std::lock_guard lock(mutex_);
+  return workers_;
+}
+
+bool RoutingWatch::connected() const {
+  std::lock_guard lock(mutex_);
+  return connected_;
+}
+
+absl::StatusOr<Route> RoutingWatch::Acquire(std::string_view model, const std::string& avoid) {
+  std::lock_guard lock(mutex_);
+  if (!connected_) {
+    return absl::UnavailableError(
+        absl::StrFormat("the orchestrator at %s has not answered yet", address_));
+  }
+  std::vector<WorkerInfo> candidates;
+  for (const WorkerInfo& worker : workers_) {
+    if (worker.id != avoid) candidates.push_back(worker);
+  }
+  absl::StatusOr<Route> route = ChooseRoute(candidates, model, under_way_, turn_++);
+  if (route.ok()) {
+    ++under_way_[route->decode.id];
+    if (route->prefill) ++under_way_[route->prefill->id];
+  }
+  return route;
+}
+
+void RoutingWatch::Release(const Route& route) {
+  std::lock_guard lock(mutex_);
+  const auto drop = [this](const std::string& id) {
+    auto it = under_way_.find(id);
+    if (--it->second == 0) under_way_.erase(it);
+  };
+  drop(route.decode.id);
+  if (route.prefill) drop(route.prefill->id);
+}
+
+void RoutingWatch::Run() {
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    grpc::ClientContext context;
+    context_ = &context;
+    lock.unlock();
+    auto reader = stub_->WatchRouting(&context, {});
+    v1::RoutingTable table;
+    while (reader->Read(&table)) {
+      std::vector<WorkerInfo> workers;
+      for (const v1::WorkerReport& report : table.workers()) {
+        if (absl::StatusOr<WorkerInfo> worker = FromProto(report); worker.ok()) {
+          workers.push_back(*std::move(worker));
+        }
+      }
+      std::lock_guard table_lock(mutex_);
+      if (!connected_) LogInfo("routing table received from ", address_);
+      connected_ = true;
+      workers_ = std::move(workers);
+    }
+    const grpc::Status status = reader->Finish();
+    lock.lock();
+    context_ = nullptr;
+    if (stopping_) break;
+    LogWarning("routing watch of ", address_, " ended (", status.error_message(),
+               "); the last table stays in use");
+    wake_.wait_for(lock, kRetry, [this] { return stopping_; });
+  }
+}
+
+}  // namespace chorale

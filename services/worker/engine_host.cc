@@ -1,0 +1,185 @@
+#include "services/worker/engine_host.h"
+
+#include <chrono>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/time/clock.h"
+
+namespace chorale {
+namespace {
+
+// How often deadlines are looked at while requests wait for something other than the processor.
+constexpr std::chrono::milliseconds kIdleCheck{10};
+
+RequestId IdOf(const EngineEvent& event) {
+  return std::visit([](const auto& e) { return e.id; }, event);
+}
+
+// Whether no event of the request can follow. A finished prefill stays until it is released.
+bool IsLast(const EngineEvent& event) {
+  if (const auto* finish = std::get_if<FinishEvent>(&event)) return finish->request_done;
+  if (const auto* prefill = std::get_if<PrefillEvent>(&event)) return !prefill->status.ok();
+  return false;
+}
+
+}  // namespace
+
+EngineHost::EngineHost(const EngineOptions& options, Model& model, const Tokenizer* tokenizer)
+    : engine_(std::make_unique<Engine>(options, model, tokenizer)),
+      stats_(engine_->stats()),
+      thread_([this] { Run(); }) {}
+
+EngineHost::~EngineHost() { Stop(); }
+
+void EngineHost::Stop() {
+  if (!thread_.joinable()) return;
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+bool EngineHost::Post(std::function<void(Engine&)> fn) {
+  {
+    std::lock_guard lock(mutex_);
+    if (stopped_) return false;
+    posted_.push_back(std::move(fn));
+  }
+  wake_.notify_one();
+  return true;
+}
+
+RequestId EngineHost::Start(GenerateRequest request, Handler handler) {
+  {
+    std::lock_guard lock(mutex_);
+    request.id = next_id_++;
+    ++requests_live_;
+  }
+  const RequestId id = request.id;
+  Post([this, request = std::move(request), handler = std::move(handler)](Engine& engine) mutable {
+    const RequestId id = request.id;
+    const int prompt_tokens = static_cast<int>(request.prompt.size());
+    handlers_[id] = std::move(handler);
+    if (absl::Status status = engine.Submit(std::move(request)); !status.ok()) {
+      Dispatch(FinishEvent{.id = id,
+                           .reason = FinishReason::kError,
+                           .status = std::move(status),
+                           .request_done = true,
+                           .usage = {.prompt_tokens = prompt_tokens}});
+    }
+  });
+  return id;
+}
+
+RequestId EngineHost::Start(PrefillRequest request, Handler handler) {
+  {
+    std::lock_guard lock(mutex_);
+    request.id = next_id_++;
+    ++requests_live_;
+  }
+  const RequestId id = request.id;
+  Post([this, request = std::move(request), handler = std::move(handler)](Engine& engine) mutable {
+    const RequestId id = request.id;
+    handlers_[id] = std::move(handler);
+    if (absl::Status status = engine.Submit(std::move(request)); !status.ok()) {
+      Dispatch(PrefillEvent{.id = id, .status = std::move(status)});
+    }
+  });
+  return id;
+}
+
+void EngineHost::Cancel(RequestId id, absl::Status why) {
+  Post([id, why = std::move(why)](Engine& engine) { engine.Cancel(id, why); });
+}
+
+void EngineHost::ReleasePrefill(RequestId id) {
+  Post([this, id](Engine& engine) {
+    engine.ReleasePrefill(id);
+    if (handlers_.erase(id) > 0) {
+      std::lock_guard lock(mutex_);
+      --requests_live_;
+    }
+  });
+}
+
+EngineStats EngineHost::stats() const {
+  std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+int EngineHost::requests_live() const {
+  std::lock_guard lock(mutex_);
+  return requests_live_;
+}
+
+void EngineHost::Dispatch(EngineEvent event) {
+  auto it = handlers_.find(IdOf(event));
+  if (it == handlers_.end()) return;
+  if (!IsLast(event)) {
+    it->second(*engine_, std::move(event));
+    return;
+  }
+  Handler handler = std::move(it->second);
+  handlers_.erase(it);
+  {
+    std::lock_guard lock(mutex_);
+    --requests_live_;
+  }
+  handler(*engine_, std::move(event));
+}
+
+void EngineHost::Run() {
+  std::deque<std::function<void(Engine&)>> posted;
+  std::vector<EngineEvent> events;
+  bool ran = false;
+  while (true) {
+    {
+      std::unique_lock lock(mutex_);
+      const auto has_work = [this] { return stopping_ || !posted_.empty(); };
+      if (!ran && handlers_.empty()) {
+        wake_.wait(lock, has_work);
+      } else if (!ran) {
+        wake_.wait_for(lock, kIdleCheck, has_work);
+      }
+      if (stopping_) break;
+      posted.swap(posted_);
+    }
+    for (auto& fn : posted) fn(*engine_);
+    posted.clear();
+    ran = engine_->Step(absl::Now(), events);
+    {
+      std::lock_guard lock(mutex_);
+      stats_ = engine_->stats();
+    }
+    for (EngineEvent& event : events) Dispatch(std::move(event));
+    events.clear();
+  }
+  EndAll();
+}
+
+void EngineHost::EndAll() {
+  const absl::Status why = absl::UnavailableError("the worker is shutting down");
+  std::deque<std::function<void(Engine&)>> posted;
+  while (true) {
+    while (!handlers_.empty()) {
+      const RequestId id = handlers_.begin()->first;
+      engine_->Cancel(id, why);
+      Dispatch(FinishEvent{
+          .id = id, .reason = FinishReason::kCancelled, .status = why, .request_done = true});
+    }
+    {
+      std::lock_guard lock(mutex_);
+      stopped_ = posted_.empty();
+      if (stopped_) return;
+      posted.swap(posted_);
+    }
+    for (auto& fn : posted) fn(*engine_);
+    posted.clear();
+  }
+}
+
+}  // namespace chorale

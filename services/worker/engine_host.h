@@ -1,0 +1,66 @@
+// EngineHost: the one thread that owns an Engine.
+//
+// Others post to it; it runs what was posted, steps the engine, and hands each event to the handler
+// of its request. Handlers and posted functions run on this thread and must not block.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#include "absl/container/flat_hash_map.h"
+#include "engine/engine.h"
+
+namespace chorale {
+
+class EngineHost {
+ public:
+  // May call the engine.
+  using Handler = std::function<void(Engine& engine, EngineEvent event)>;
+
+  EngineHost(const EngineOptions& options, Model& model, const Tokenizer* tokenizer);
+  ~EngineHost();
+
+  // Ends what runs, with Unavailable, and joins the thread. Must be called before the model goes;
+  // not from the engine's thread.
+  void Stop();
+
+  // Runs `fn` on the engine's thread, in order of posting. False when the host has stopped: `fn`
+  // will not run.
+  bool Post(std::function<void(Engine&)> fn);
+
+  // Submits a request under an id of its own, which is returned. Every event of it goes to
+  // `handler`. A refusal is an event too: a FinishEvent or PrefillEvent with its status.
+  RequestId Start(GenerateRequest request, Handler handler);
+  RequestId Start(PrefillRequest request, Handler handler);
+  // Ends a request; its handler hears of it as of any end.
+  void Cancel(RequestId id, absl::Status why);
+  // Drops a prefill request's blocks and handler.
+  void ReleasePrefill(RequestId id);
+
+  // As of the last step.
+  EngineStats stats() const;
+  // Requests whose handler still waits for an event.
+  int requests_live() const;
+
+ private:
+  void Run();
+  void EndAll();
+  void Dispatch(EngineEvent event);
+
+  std::unique_ptr<Engine> engine_;                       // the thread's
+  absl::flat_hash_map<RequestId, Handler> handlers_;     // the thread's
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::function<void(Engine&)>> posted_;      // under mutex_
+  EngineStats stats_;                                    // under mutex_
+  int requests_live_ = 0;                                // under mutex_
+  RequestId next_id_ = 1;                                // under mutex_
+  bool stopping_ = false;                                // under mutex_
+  bool stopped_ = false;                                 // under mutex_
+  std::thread thread_;
+};
+
+}  // namespace chorale

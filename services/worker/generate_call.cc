@@ -1,0 +1,142 @@
+#include "services/worker/generate_call.h"
+
+#include <memory>
+#include <utility>
+#include <variant>
+
+#include "absl/time/clock.h"
+#include "rpc/convert.h"
+
+namespace chorale {
+namespace {
+
+// Lives as long as the engine's handler and the canceller hold it. Its state belongs to the engine's
+// thread.
+class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
+ public:
+  GenerateCall(Worker& worker, GenerateCallOptions options, v1::DecodeRequest request,
+               absl::Time deadline, ChunkFn on_chunk, DoneFn on_done)
+      : worker_(worker),
+        options_(std::move(options)),
+        request_(std::move(request)),
+        deadline_(deadline),
+        on_chunk_(std::move(on_chunk)),
+        on_done_(std::move(on_done)) {}
+
+  std::function<void()> Start(const Worker::Target& target) {
+    writer_ = target.writer;
+    GenerateRequest request;
+    request.prompt.assign(request_.prompt().begin(), request_.prompt().end());
+    request.adapter = target.adapter;
+    request.sampling = FromProto(request_.sampling(), worker_.model().config().positions_max);
+    request.n = request_.n() == 0 ? 1 : request_.n();
+    request.tenant_salt = request_.tenant_salt();
+    request.reuse_prefix = !request_.no_prefix_reuse();
+    request.remote_prefill = options_.fetch && !request_.prefill_address().empty();
+    request.deadline = deadline_;
+    std::shared_ptr<EngineHost> host = worker_.host();
+    const RequestId id =
+        host->Start(std::move(request), [self = shared_from_this()](Engine& engine, EngineEvent event) {
+          std::visit([&](auto& e) { self->On(engine, e); }, event);
+        });
+    return [host, id] { host->Cancel(id, absl::CancelledError("cancelled by the caller")); };
+  }
+
+ private:
+  void On(Engine&, TokenEvent& event) {
+    v1::GenerateChunk chunk = NewChunk(event.index);
+    chunk.add_token_ids(event.token);
+    chunk.set_text(std::move(event.text));
+    if (event.logprob) {
+      v1::ChosenToken* chosen = chunk.add_logprobs();
+      FillLogprob(event.token, *event.logprob, *chosen->mutable_chosen());
+      for (const TokenLogprob& top : event.top_logprobs) {
+        FillLogprob(top.token, top.logprob, *chosen->add_top());
+      }
+    }
+    on_chunk_(chunk);
+  }
+
+  void On(Engine&, FinishEvent& event) {
+    if (!event.status.ok() && error_.ok()) error_ = event.status;
+    if (event.status.ok()) {
+      v1::GenerateChunk chunk = NewChunk(event.index);
+      chunk.set_text(std::move(event.text));
+      chunk.set_finish_reason(ToProto(event.reason));
+      if (event.request_done) {
+        *chunk.mutable_usage() = ToProto(event.usage);
+        *chunk.mutable_timing() = ToProto(event.timing, absl::Now());
+      }
+      on_chunk_(chunk);
+    }
+    if (!event.request_done) return;
+    if (cancel_fetch_) cancel_fetch_();
+    cancel_fetch_ = nullptr;
+    on_done_(error_);
+  }
+
+  void On(Engine& engine, NeedPrefillEvent& event) {
+    const int tokens = request_.prompt_size() - 1;
+    if (tokens - event.first_token <= options_.local_prefill_tokens) {
+      engine.EndDelivery(event.id);
+      return;
+    }
+    PrefillFetch fetch;
+    fetch.address = request_.prefill_address();
+    fetch.id = event.id;
+    fetch.deadline = deadline_;
+    v1::PrefillRequest& request = fetch.request;
+    request.set_model(request_.model());
+    request.mutable_tokens()->Assign(request_.prompt().begin(), request_.prompt().end() - 1);
+    request.set_first_block(event.first_token / kernels::kBlockTokens);
+    request.set_tenant_salt(request_.tenant_salt());
+    request.set_no_prefix_reuse(request_.no_prefix_reuse());
+    request.set_writer_digest(std::string(writer_.AsBytes()));
+    request.set_block_bytes(worker_.model().kv_shape().block_bytes());
+    fetch.blocks = (tokens + kernels::kBlockTokens - 1) / kernels::kBlockTokens - request.first_block();
+    cancel_fetch_ = options_.fetch(std::move(fetch), worker_.host());
+  }
+
+  void On(Engine&, PrefillEvent&) {}  // of prefill requests only
+
+  v1::GenerateChunk NewChunk(int index) {
+    v1::GenerateChunk chunk;
+    chunk.set_sequence_number(chunks_++);
+    chunk.set_index(index);
+    return chunk;
+  }
+
+  void FillLogprob(TokenId token, float logprob, v1::TokenLogprob& out) const {
+    out.set_token_id(token);
+    out.set_logprob(logprob);
+    if (worker_.tokenizer() != nullptr) out.set_text(std::string(worker_.tokenizer()->BytesOf(token)));
+  }
+
+  Worker& worker_;
+  const GenerateCallOptions options_;
+  const v1::DecodeRequest request_;
+  const absl::Time deadline_;
+  const ChunkFn on_chunk_;
+  const DoneFn on_done_;
+  Digest writer_;
+  std::function<void()> cancel_fetch_;
+  int64_t chunks_ = 0;
+  absl::Status error_;
+};
+
+}  // namespace
+
+std::function<void()> StartGenerate(Worker& worker, const GenerateCallOptions& options,
+                                    v1::DecodeRequest request, absl::Time deadline,
+                                    ChunkFn on_chunk, DoneFn on_done) {
+  absl::StatusOr<Worker::Target> target = worker.Find(request.model());
+  if (!target.ok()) {
+    on_done(target.status());
+    return [] {};
+  }
+  auto call = std::make_shared<GenerateCall>(worker, options, std::move(request), deadline,
+                                             std::move(on_chunk), std::move(on_done));
+  return call->Start(*target);
+}
+
+}  // namespace chorale

@@ -1,0 +1,24 @@
+#include "cli/output.h"
+
+#include <gtest/gtest.h>
+
+namespace chorale::cli {
+namespace {
+
+TEST(OutputTest, AlignsColumnsWithoutTrailingSpaces) {
+  EXPECT_EQ(Table({{"NAME", "PID", ""}, {"decode-0", "7"}, {"r", "12345", "x"}}),
+            "NAME      PID\n"
+            "decode-0  7\n"
+            "r         12345  x\n");
+  EXPECT_EQ(Table({}), "");
+}
+
+TEST(OutputTest, ShowsDurationsInTheUnitThatFits) {
+  EXPECT_EQ(Readable(absl::Microseconds(1530)), "1.5 ms");
+  EXPECT_EQ(Readable(absl::Milliseconds(2340)), "2.34 s");
+  EXPECT_EQ(Readable(absl::Seconds(200)), "3 min 20 s");
+  EXPECT_EQ(Readable(absl::Hours(25)), "25 h 0 min");
+}
+
+}  // namespace
+}  // namespace chorale::cli

@@ -1,0 +1,125 @@
+// With the reference kernels, a cluster's tokens equal those of one process, whatever the chunks,
+// the batches, the reuse of prefixes and the cancellations in between (DESIGN section 5).
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <atomic>
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "rpc/channels.h"
+#include "tests/testing/tiny_model.h"
+#include "tests/e2e/processes.h"
+#include "tests/e2e/workload.h"
+
+namespace chorale {
+namespace {
+
+constexpr int kRequests = 200;
+constexpr int kPromptMax = 120;
+
+struct Setting {
+  int chunk_tokens;
+  int sequences;
+};
+
+class Equality : public testing::TestWithParam<Setting> {
+ protected:
+  // The judge: every request alone, in one process with one kind of batch.
+  static void SetUpTestSuite() {
+    seed_ = std::random_device{}();
+    requests_ = new auto(MakeRequests(seed_, kRequests, kTinyVocab, kPromptMax));
+    folder_ = new TempFolder;
+    WriteTinyModel(folder_->path());
+    const std::string file = folder_->path() + "/single.address";
+    Process single("chorale",
+                   {"run", "--single", "--model", "m=" + folder_->path(), "--kernels", "reference",
+                    "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--address-file", file},
+                   folder_->path() + "/single.log");
+    auto stub = v1::Inference::NewStub(OpenChannel(ReadAddressFile(file)["grpc"]));
+    judged_ = new std::vector<Generation>;
+    for (v1::GenerateRequest request : *requests_) {
+      request.set_no_prefix_reuse(true);
+      judged_->push_back(Generate(*stub, request));
+      ASSERT_TRUE(judged_->back().status.ok()) << judged_->back().status.error_message();
+    }
+    single.Signal(SIGTERM);
+    EXPECT_EQ(single.Wait(), 0);
+  }
+
+  static void TearDownTestSuite() {
+    delete judged_;
+    delete requests_;
+    delete folder_;
+  }
+
+  static uint64_t seed_;
+  static std::vector<v1::GenerateRequest>* requests_;
+  static std::vector<Generation>* judged_;
+  static TempFolder* folder_;
+};
+
+uint64_t Equality::seed_ = 0;
+std::vector<v1::GenerateRequest>* Equality::requests_ = nullptr;
+std::vector<Generation>* Equality::judged_ = nullptr;
+TempFolder* Equality::folder_ = nullptr;
+
+TEST_P(Equality, TokensOfTheClusterEqualThoseOfOneProcess) {
+  SCOPED_TRACE(testing::Message() << "seed " << seed_);
+  TestCluster cluster({.model_folder = folder_->path(),
+                       .worker_flags = {"--kernels", "reference", "--threads", "1", "--blocks", "400",
+                                        "--chunk-tokens", absl::StrCat(GetParam().chunk_tokens),
+                                        "--step-tokens", "512", "--sequences",
+                                        absl::StrCat(GetParam().sequences)},
+                       .decode_flags = {"--local-prefill-tokens", "8"}});
+  std::atomic<int> next = 0;
+  std::atomic<int> transferred = 0;
+  std::atomic<int> cached = 0;
+  const auto work = [&](int thread) {
+    std::mt19937_64 random(seed_ + thread);
+    for (int i; (i = next++) < 2 * kRequests;) {  // once with reuse of prefixes, once without
+      v1::GenerateRequest request = (*requests_)[i % kRequests];
+      request.set_no_prefix_reuse(i >= kRequests);
+      const bool cancel = random() % 8 == 0;
+      const Generation got =
+          Generate(cluster.inference(), request, cancel ? 1 + random() % 5 : 1 << 30);
+      const Generation& want = (*judged_)[i % kRequests];
+      transferred += got.usage.transferred_tokens();
+      cached += got.usage.cached_tokens();
+      if (i >= kRequests) {
+        EXPECT_EQ(got.usage.cached_tokens(), 0);
+      }
+      if (!got.status.ok()) {
+        EXPECT_TRUE(cancel) << got.status.error_message();
+        for (const auto& [index, tokens] : got.tokens) {  // what came before is right as well
+          const std::vector<int>& all = want.tokens.at(index);
+          ASSERT_LE(tokens.size(), all.size());
+          EXPECT_TRUE(std::equal(tokens.begin(), tokens.end(), all.begin()));
+        }
+        continue;
+      }
+      EXPECT_EQ(got.tokens, want.tokens) << request.ShortDebugString();
+      EXPECT_EQ(got.text, want.text);
+      EXPECT_EQ(got.finish, want.finish);
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) threads.emplace_back(work, t);
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(cluster.AllBlocksComeBack());
+  EXPECT_GT(transferred, 0);
+  EXPECT_GT(cached, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(ChunksAndBatches, Equality,
+                         testing::Values(Setting{1, 1}, Setting{7, 1}, Setting{512, 1},
+                                         Setting{1, 32}, Setting{7, 32}, Setting{512, 32}),
+                         [](const auto& info) {
+                           return absl::StrCat("chunk", info.param.chunk_tokens, "sequences",
+                                               info.param.sequences);
+                         });
+
+}  // namespace
+}  // namespace chorale

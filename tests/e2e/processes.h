@@ -1,0 +1,103 @@
+// Real processes for end-to-end tests: started on unix sockets in a folder of their own, stopped by
+// their pids.
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "chorale/v1/control.grpc.pb.h"
+#include "chorale/v1/inference.grpc.pb.h"
+#include "chorale/v1/worker.grpc.pb.h"
+#include "tests/testing/temp_folder.h"
+
+namespace chorale {
+
+// A child process, killed when the object goes. Its output goes to a log file.
+class Process {
+ public:
+  // `program` is a binary of this build.
+  Process(const std::string& program, const std::vector<std::string>& arguments,
+          const std::string& log_path);
+  ~Process();
+
+  void Signal(int signal);
+  // Waits for the end; the exit code, or -signal. CHECKs that it ends within a minute.
+  int Wait();
+  bool running();
+  pid_t pid() const { return pid_; }
+
+ private:
+  pid_t pid_ = -1;
+};
+
+struct ClusterOptions {
+  std::string model_folder;
+  int prefill = 1;
+  int decode = 2;
+  std::vector<std::string> worker_flags;   // for every worker
+  std::vector<std::string> decode_flags;
+  std::vector<std::string> prefill_flags;
+};
+
+// Orchestrator, workers and router, ready to serve model "m".
+class TestCluster {
+ public:
+  explicit TestCluster(const ClusterOptions& options);
+  ~TestCluster();
+
+  v1::Inference::Stub& inference() { return *inference_; }
+  v1::Control::Stub& control() { return *control_; }
+  const std::string& http() const { return http_; }  // host:port
+  const std::string& grpc() const { return grpc_; }
+  const std::string& folder() const { return folder_.path(); }
+
+  // "prefill-0", "decode-1", ...
+  Process& worker(const std::string& id) { return *workers_.at(id); }
+  void StartWorker(const std::string& id);
+  void StartOrchestrator();
+  // Waits until the routing table has this many ready workers; CHECKs that it comes to that.
+  void WaitForWorkers(int ready);
+  // Counters and gauges of a worker's engine.
+  std::map<std::string, int64_t> Metrics(const std::string& id);
+  // Waits until no block is held on any worker, and returns whether free + held = total on each.
+  bool AllBlocksComeBack();
+  Process& router() { return *router_; }
+  Process& orchestrator() { return *orchestrator_; }
+
+ private:
+  std::string SocketOf(const std::string& name) const;
+  std::string LogOf(const std::string& name) const;
+
+  const ClusterOptions options_;
+  TempFolder folder_;
+  std::unique_ptr<Process> orchestrator_;
+  std::unique_ptr<Process> router_;
+  std::map<std::string, std::unique_ptr<Process>> workers_;
+  std::string http_;
+  std::string grpc_;
+  std::unique_ptr<v1::Inference::Stub> inference_;
+  std::unique_ptr<v1::Control::Stub> control_;
+};
+
+// NAME=ADDRESS lines of an address file, waited for.
+std::map<std::string, std::string> ReadAddressFile(const std::string& path);
+
+// All that a generation gave.
+struct Generation {
+  std::map<int, std::vector<int>> tokens;  // by index
+  std::map<int, std::string> text;
+  std::map<int, v1::FinishReason> finish;
+  v1::Usage usage;
+  v1::Timing timing;
+  grpc::Status status;
+};
+// Runs a generation; cancels it after `chunks_max` chunks. Expects sequence numbers without gaps.
+Generation Generate(v1::Inference::Stub& stub, const v1::GenerateRequest& request,
+                    int chunks_max = 1 << 30, absl::Duration timeout = absl::Seconds(60));
+
+}  // namespace chorale

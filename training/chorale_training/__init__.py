@@ -1,0 +1,1 @@
+"""What the training recipes share: tokenizer, data, model, file formats."""
