@@ -26,15 +26,14 @@ struct CheckVoidify {
 
 }  // namespace chorale
 
-#define CHECK(condition)                 \
-  __builtin_expect(!!(condition), 1)     \
-      ? (void)0                          \
-      : ::chorale::CheckVoidify() &      \
+#define CHECK(condition)             \
+  __builtin_expect(!!(condition), 1) \
+      ? (void)0                      \
+      : ::chorale::CheckVoidify() &  \
             ::chorale::CheckFailure(__FILE__, __LINE__, #condition).stream()
 
 #define CHECK_OP_(a, op, b) CHECK((a)op(b)) << "(" << (a) << " vs " << (b) << ") "
 #define CHECK_EQ(a, b) CHECK_OP_(a, ==, b)
-#define CHECK_NE(a, b) CHECK_OP_(a, !=, b)
 #define CHECK_LT(a, b) CHECK_OP_(a, <, b)
 #define CHECK_LE(a, b) CHECK_OP_(a, <=, b)
 #define CHECK_GT(a, b) CHECK_OP_(a, >, b)

@@ -1,9 +1,9 @@
 #include "base/hash.h"
 
+#include <cstring>
+
 #include <openssl/evp.h>
 #include <xxhash.h>
-
-#include <cstring>
 
 #include "absl/strings/str_format.h"
 #include "base/check.h"
@@ -48,9 +48,7 @@ DigestBuilder& DigestBuilder::AddRaw(std::span<const std::byte> bytes) {
   return *this;
 }
 
-DigestBuilder& DigestBuilder::AddInt(int64_t v) {
-  return AddRaw(std::as_bytes(std::span(&v, 1)));
-}
+DigestBuilder& DigestBuilder::AddInt(int64_t v) { return AddRaw(std::as_bytes(std::span(&v, 1))); }
 
 DigestBuilder& DigestBuilder::AddString(std::string_view s) {
   AddInt(static_cast<int64_t>(s.size()));

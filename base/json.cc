@@ -1,5 +1,6 @@
 #include "base/json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -48,6 +49,15 @@ absl::StatusOr<std::string> AsString(std::string_view field, const Json& value) 
   return value.get<std::string>();
 }
 
+// The number of keys of the widest object within `value`.
+size_t WidestObject(const Json& value) {
+  size_t keys = value.is_object() ? value.size() : 0;
+  for (const Json& item : value) {
+    if (item.is_structured()) keys = std::max(keys, WidestObject(item));
+  }
+  return keys;
+}
+
 }  // namespace
 
 absl::StatusOr<Json> ParseJson(std::string_view text, std::string_view what) {
@@ -67,6 +77,15 @@ absl::StatusOr<Json> ParseJson(std::string_view text, std::string_view what) {
   } catch (const Json::exception& e) {
     return absl::InvalidArgumentError(absl::StrFormat("%s: not valid JSON: %s", what, e.what()));
   }
+}
+
+absl::StatusOr<OrderedJson> ParseOrderedJson(std::string_view text, std::string_view what) {
+  ASSIGN_OR_RETURN(const Json checked, ParseJson(text, what));
+  if (const size_t keys = WidestObject(checked); keys > kOrderedKeysMax) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: an object has %d keys, more than %d", what, keys, kOrderedKeysMax));
+  }
+  return OrderedJson::parse(text.begin(), text.end());
 }
 
 absl::StatusOr<Json> ParseJsonFile(const std::string& path, int64_t bytes_max) {

@@ -15,12 +15,21 @@
 namespace chorale {
 
 using Json = nlohmann::json;
+// Keeps the keys of an object in the order of the text, which prompts show.
+using OrderedJson = nlohmann::ordered_json;
 
 // Deepest nesting that ParseJson accepts.
 inline constexpr int kJsonDepthMax = 128;
 
 // Parses `text`; `what` names the document in errors ("config.json").
 absl::StatusOr<Json> ParseJson(std::string_view text, std::string_view what);
+
+// Most keys of one object that ParseOrderedJson accepts: an ordered object finds a key by looking
+// at all of them.
+inline constexpr size_t kOrderedKeysMax = 256;
+
+// As ParseJson, for text whose order of keys matters.
+absl::StatusOr<OrderedJson> ParseOrderedJson(std::string_view text, std::string_view what);
 
 // Reads a whole file and parses it. NotFound names a missing file; a file of more than `bytes_max`
 // is refused.

@@ -1,8 +1,8 @@
 // Counter-based randomness: a value is a pure function of (seed, stream, counter).
 //
-// Nothing is carried from draw to draw, so a sequence that is migrated, replayed or recomputed draws
-// the same numbers at the same positions. The mixer is SplitMix64 (Steele, Lea, Flood, OOPSLA 2014,
-// section 4).
+// Nothing is carried from draw to draw, so a sequence that is migrated, replayed or recomputed
+// draws the same numbers at the same positions. The mixer is SplitMix64 (Steele, Lea, Flood, OOPSLA
+// 2014, section 4).
 #pragma once
 
 #include <cstdint>

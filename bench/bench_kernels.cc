@@ -3,8 +3,8 @@
 //   bench_kernels [--threads N] [--kernels NAME] [--dtype f32|bf16] [--quick]
 //
 // Napkin: a matmul of M rows reads its weights once, so it takes at least bytes / DRAM and at least
-// 2 M weights / FLOP ceiling; the last column is that bound over the time taken. Weights rotate over
-// more memory than the caches hold. Every figure is the median of interleaved rounds.
+// 2 M weights / FLOP ceiling; the last column is that bound over the time taken. Weights rotate
+// over more memory than the caches hold. Every figure is the median of interleaved rounds.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -42,8 +42,7 @@ struct Ceilings {
 double Nanoseconds(const std::function<void()>& fn) {
   const auto begin = std::chrono::steady_clock::now();
   fn();
-  return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - begin)
-      .count();
+  return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - begin).count();
 }
 
 // Median times of several things, taken in turns so that a busy neighbour slows all alike.
@@ -73,8 +72,8 @@ PackedMatrix RandomMatrix(const Kernels& k, int rows, int cols, DType dtype, Thr
   std::vector<float> noise = RandomFloats(cols + 4096, rows);
   std::vector<kernels::MatrixView> parts;
   for (int r = 0; r < rows; ++r) {
-    parts.push_back({.data = noise.data() + r % 4096, .dtype = DType::kF32, .rows = 1,
-                     .cols = cols});
+    parts.push_back(
+        {.data = noise.data() + r % 4096, .dtype = DType::kF32, .rows = 1, .cols = cols});
   }
   return k.pack(parts, dtype, pool);
 }
@@ -168,14 +167,16 @@ class AttentionBench {
 };
 
 void BenchAttention(const Kernels& k, DType dtype, int rounds, ThreadPool& pool) {
-  std::printf("\nattention %s, 12 heads, 4 kv heads of 64, one layer\n"
-              "  sequences  context  rows       us    GB/s  GFLOP/s\n",
-              NameOf(dtype));
+  std::printf(
+      "\nattention %s, 12 heads, 4 kv heads of 64, one layer\n"
+      "  sequences  context  rows       us    GB/s  GFLOP/s\n",
+      NameOf(dtype));
   struct Case {
     int sequences, context, rows;
   };
-  for (const Case& c : {Case{1, 128, 1}, Case{1, 1024, 1}, Case{1, 8192, 1}, Case{8, 1024, 1},
-                        Case{32, 512, 1}, Case{1, 0, 512}, Case{1, 1024, 512}, Case{1, 7680, 512}}) {
+  for (const Case& c :
+       {Case{1, 128, 1}, Case{1, 1024, 1}, Case{1, 8192, 1}, Case{8, 1024, 1}, Case{32, 512, 1},
+        Case{1, 0, 512}, Case{1, 1024, 512}, Case{1, 7680, 512}}) {
     AttentionBench bench(k, dtype, c.sequences, c.context, c.rows);
     const double ns = Medians(8 * rounds, {[&] { bench.Run(pool); }})[0];
     std::printf("  %9d %8d %5d %8.1f %7.1f %8.0f\n", c.sequences, c.context, c.rows, ns / 1e3,
@@ -188,10 +189,9 @@ class ForwardBench {
  public:
   ForwardBench(const Kernels& k, DType dtype, ThreadPool& pool) : k_(k), dtype_(dtype) {
     for (int layer = 0; layer < kLayers; ++layer) {
-      layers_.push_back({RandomMatrix(k, kQkv, kDim, dtype, pool),
-                         RandomMatrix(k, kDim, kDim, dtype, pool),
-                         RandomMatrix(k, 2 * kFfn, kDim, dtype, pool),
-                         RandomMatrix(k, kDim, kFfn, dtype, pool)});
+      layers_.push_back(
+          {RandomMatrix(k, kQkv, kDim, dtype, pool), RandomMatrix(k, kDim, kDim, dtype, pool),
+           RandomMatrix(k, 2 * kFfn, kDim, dtype, pool), RandomMatrix(k, kDim, kFfn, dtype, pool)});
     }
     head_ = RandomMatrix(k, kVocab, kDim, dtype, pool);
     norm_ = RandomFloats(kDim, 4);
@@ -222,15 +222,26 @@ class ForwardBench {
         Norm(x, m, h, pool);
         Multiply(l.qkv, h, m, qkv, false, pool);
         for (int r = 0; r < m; ++r) {
-          k_.rope({.x = qkv + int64_t{r} * kQkv, .rows = 1, .heads = 16, .head_dim = 64,
-                   .x_stride = kQkv, .cos = angles.data(), .sin = angles.data() + 32}, pool);
+          k_.rope({.x = qkv + int64_t{r} * kQkv,
+                   .rows = 1,
+                   .heads = 16,
+                   .head_dim = 64,
+                   .x_stride = kQkv,
+                   .cos = angles.data(),
+                   .sin = angles.data() + 32},
+                  pool);
         }
         attention->Run(pool);
         Multiply(l.out, h, m, x, true, pool);
         Norm(x, m, h, pool);
         Multiply(l.gate_up, h, m, gate_up, false, pool);
-        k_.swiglu({.gate_up = gate_up, .gate_up_stride = 2 * kFfn, .rows = m, .dim = kFfn,
-                   .out = act, .out_stride = kFfn}, pool);
+        k_.swiglu({.gate_up = gate_up,
+                   .gate_up_stride = 2 * kFfn,
+                   .rows = m,
+                   .dim = kFfn,
+                   .out = act,
+                   .out_stride = kFfn},
+                  pool);
         Multiply(l.down, act, m, x, true, pool);
       }
       if (!decode) return;
@@ -247,13 +258,26 @@ class ForwardBench {
   };
 
   void Norm(const float* x, int m, float* out, ThreadPool& pool) {
-    k_.rms_norm({.x = x, .rows = m, .dim = kDim, .x_stride = kDim, .weight = norm_.data(),
-                 .eps = 1e-5f, .out = out, .out_stride = kDim}, pool);
+    k_.rms_norm({.x = x,
+                 .rows = m,
+                 .dim = kDim,
+                 .x_stride = kDim,
+                 .weight = norm_.data(),
+                 .eps = 1e-5f,
+                 .out = out,
+                 .out_stride = kDim},
+                pool);
   }
   void Multiply(const PackedMatrix& w, const float* x, int m, float* y, bool accumulate,
                 ThreadPool& pool) {
-    k_.matmul({.w = w, .x = x, .m = m, .x_stride = w.cols, .y = y, .y_stride = w.rows,
-               .accumulate = accumulate}, pool);
+    k_.matmul({.w = w,
+               .x = x,
+               .m = m,
+               .x_stride = w.cols,
+               .y = y,
+               .y_stride = w.rows,
+               .accumulate = accumulate},
+              pool);
   }
 
   const Kernels& k_;
@@ -293,9 +317,8 @@ int Run(const Options& options) {
   std::printf("kernels %s, %d threads\n", std::string(k.name).c_str(), options.threads);
   const double f32 = MeasureF32Gflops(options.threads);
   const double bf16 = MeasureBf16Gflops(options.threads);
-  const Ceilings ceilings = {
-      .dram_gbps = MeasureDramReadGBps(options.threads),
-      .gflops = dtype == DType::kBF16 && bf16 > 0 ? bf16 : f32};
+  const Ceilings ceilings = {.dram_gbps = MeasureDramReadGBps(options.threads),
+                             .gflops = dtype == DType::kBF16 && bf16 > 0 ? bf16 : f32};
   std::printf("ceilings: DRAM read %.1f GB/s, f32 %.0f GFLOP/s, bf16 %.0f GFLOP/s\n",
               ceilings.dram_gbps, f32, bf16);
   ThreadPool pool(options.threads);

@@ -1,13 +1,13 @@
 #include "bench/ceilings.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <barrier>
 #include <chrono>
 #include <cstdint>
 #include <thread>
 #include <vector>
+
+#include <sched.h>
 
 #include "kernels/tensor.h"
 
@@ -85,12 +85,12 @@ void ReadAll(const std::byte* data, int64_t bytes) {
 #if defined(__x86_64__)
 
 // The empty asm makes the chains differ in the compiler's eyes, or it would compute only one.
-#define CHORALE_CHAINS(type, step)                                                    \
-  type sums[kChains] = {};                                                            \
-  _Pragma("GCC unroll 16") for (auto& sum : sums) asm volatile("" : "+v"(sum));       \
-  for (int64_t round = 0; round < kFlopRounds; ++round) {                             \
-    _Pragma("GCC unroll 16") for (auto& sum : sums) sum = step;                       \
-  }                                                                                   \
+#define CHORALE_CHAINS(type, step)                                              \
+  type sums[kChains] = {};                                                      \
+  _Pragma("GCC unroll 16") for (auto& sum : sums) asm volatile("" : "+v"(sum)); \
+  for (int64_t round = 0; round < kFlopRounds; ++round) {                       \
+    _Pragma("GCC unroll 16") for (auto& sum : sums) sum = step;                 \
+  }                                                                             \
   _Pragma("GCC unroll 16") for (auto& sum : sums) asm volatile("" : "+v"(sum))
 
 __attribute__((target("avx512f"))) void F32Wide() {
@@ -122,8 +122,8 @@ double MeasureDramReadGBps(int threads) {
   kernels::Buffer buffer(kDramBytes);
   std::fill(buffer.data(), buffer.data() + kDramBytes, std::byte{1});  // maps every page
   const int64_t share = kDramBytes / threads / 256 * 256;
-  const double ns = BestNanoseconds(
-      threads, [&](int thread) { ReadAll(buffer.data() + thread * share, share); });
+  const double ns =
+      BestNanoseconds(threads, [&](int thread) { ReadAll(buffer.data() + thread * share, share); });
   return static_cast<double>(share * threads) / ns;
 }
 

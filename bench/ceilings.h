@@ -1,7 +1,7 @@
 // What this machine can do at best, measured: the figures that a benchmark prints beside its own.
 //
-// Each function runs for a fraction of a second on `threads` threads of its own and returns the best
-// of several tries, which is the least disturbed one on a shared machine.
+// Each function runs for a fraction of a second on `threads` threads of its own and returns the
+// best of several tries, which is the least disturbed one on a shared machine.
 #pragma once
 
 namespace chorale::bench {

@@ -108,9 +108,8 @@ class EngineBench {
   }
 
   void SubmitDecode(Engine& engine, RequestId id, int prompt_tokens, int output_tokens) {
-    GenerateRequest request{.id = id,
-                            .prompt = RandomPrompt(prompt_tokens, Vocab(), stream_++),
-                            .reuse_prefix = false};
+    GenerateRequest request{
+        .id = id, .prompt = RandomPrompt(prompt_tokens, Vocab(), stream_++), .reuse_prefix = false};
     request.sampling.temperature = 0;
     request.sampling.max_tokens = output_tokens;
     request.sampling.ignore_eos = true;
@@ -144,8 +143,8 @@ ModelConfig Shape125M() {
           .tied_embeddings = true};
 }
 
-absl::StatusOr<EngineBenchResult> RunEngineBench(
-    const EngineBenchOptions& options, const BenchProgress& progress) {
+absl::StatusOr<EngineBenchResult> RunEngineBench(const EngineBenchOptions& options,
+                                                 const BenchProgress& progress) {
   const int threads = options.threads > 0
                           ? options.threads
                           : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -186,8 +185,7 @@ absl::StatusOr<EngineBenchResult> RunEngineBench(
   for (size_t i = 0; i < options.batches.size(); ++i) {
     const int batch = options.batches[i];
     const double by_dram = batch * result.dram_gbps * 1e9 / weight_bytes;
-    const double by_flop =
-        result.gflops * 1e9 / (2.0 * (work.layer_weights + work.logit_weights));
+    const double by_flop = result.gflops * 1e9 / (2.0 * (work.layer_weights + work.logit_weights));
     result.figures.push_back(
         {.metric = absl::StrFormat("decode %d, batch %d", options.output_tokens, batch),
          .value = Median(decode[i]),
@@ -198,7 +196,8 @@ absl::StatusOr<EngineBenchResult> RunEngineBench(
   if (options.gaps) {
     progress(0.9, "measuring gaps between tokens");
     const std::vector<double> gaps = bench.Gaps();
-    result.figures.push_back({.metric = "gap between tokens, p50", .value = Median(gaps), .unit = "ms"});
+    result.figures.push_back(
+        {.metric = "gap between tokens, p50", .value = Median(gaps), .unit = "ms"});
     result.figures.push_back(
         {.metric = "gap between tokens, p99", .value = Percentile(gaps, 0.99), .unit = "ms"});
     result.figures.push_back(

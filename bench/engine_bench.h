@@ -1,5 +1,5 @@
-// The engine alone, on random weights: tokens per second of prefill and decode, and the gaps between
-// tokens while prompts arrive, beside what the machine could do at best.
+// The engine alone, on random weights: tokens per second of prefill and decode, and the gaps
+// between tokens while prompts arrive, beside what the machine could do at best.
 #pragma once
 
 #include <functional>
@@ -12,14 +12,14 @@
 namespace chorale::bench {
 
 struct EngineBenchOptions {
-  ModelConfig config;              // the shape; its weights are random
-  std::string dtype = "bf16";      // bf16 or f32
+  ModelConfig config;          // the shape; its weights are random
+  std::string dtype = "bf16";  // bf16 or f32
   std::string kernels = "cpu";
-  int threads = 0;                 // 0: one for every processor
+  int threads = 0;  // 0: one for every processor
   int prompt_tokens = 512;
   int output_tokens = 128;
   std::vector<int> batches = {1, 8, 32};
-  int repeat = 3;                  // figures are medians of so many runs
+  int repeat = 3;  // figures are medians of so many runs
   bool gaps = true;
 };
 

@@ -25,8 +25,8 @@ absl::StatusOr<BlockKey> BlockKey::FromBytes(std::string_view bytes) {
   return key;
 }
 
-BlockKey MakeBlockKey(const BlockKey& parent, std::span<const TokenId> tokens,
-                      const Digest& writer, std::string_view tenant_salt) {
+BlockKey MakeBlockKey(const BlockKey& parent, std::span<const TokenId> tokens, const Digest& writer,
+                      std::string_view tenant_salt) {
   CHECK(!tokens.empty() && tokens.size() <= kernels::kBlockTokens);
   const Digest digest = DigestBuilder()
                             .AddRaw(std::as_bytes(std::span(parent.bytes)))

@@ -38,8 +38,8 @@ struct BlockKey {
 };
 
 // The key of the block that holds `tokens` (1 to kBlockTokens of them) after `parent`.
-BlockKey MakeBlockKey(const BlockKey& parent, std::span<const TokenId> tokens,
-                      const Digest& writer, std::string_view tenant_salt);
+BlockKey MakeBlockKey(const BlockKey& parent, std::span<const TokenId> tokens, const Digest& writer,
+                      std::string_view tenant_salt);
 
 // The keys of the blocks of `tokens` from the start of a sequence, all by one writer. A last block
 // that is not full has a key too, by the tokens it holds.

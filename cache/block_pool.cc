@@ -13,8 +13,9 @@ BlockPool::BlockPool(int blocks_total) : blocks_(blocks_total) {
 absl::StatusOr<std::vector<BlockId>> BlockPool::Allocate(int count) {
   CHECK_GE(count, 0);
   if (count > blocks_available()) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "%d K/V blocks are needed, %d of %d can be had", count, blocks_available(), blocks_total()));
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("%d K/V blocks are needed, %d of %d can be had", count, blocks_available(),
+                        blocks_total()));
   }
   while (blocks_free() < count) EvictOne();
   std::vector<BlockId> taken(free_.end() - count, free_.end());

@@ -7,8 +7,8 @@
 //                                  +-------- cached <------------+--- evicted by Allocate -> free
 //
 // A cached block keeps its bytes and its key until the room is needed. Eviction takes the least
-// recently used block that has no cached child: a chain is eaten from its leaf, so that what is left
-// is always a prefix. The pool does bookkeeping only; the bytes lie in a kernels::KvMemory.
+// recently used block that has no cached child: a chain is eaten from its leaf, so that what is
+// left is always a prefix. The pool does bookkeeping only; the bytes lie in a kernels::KvMemory.
 // Deterministic: "recently" is counted in operations, there is no clock. Not thread safe.
 #pragma once
 
@@ -77,8 +77,8 @@ class BlockPool {
   int cached_count_ = 0;
   uint64_t operations_ = 0;
   absl::flat_hash_map<BlockKey, BlockId> index_;  // published blocks
-  // How many cached blocks name a key as their parent. Counted by key, not by block: a parent may be
-  // evicted, and published again by another block, while its children live.
+  // How many cached blocks name a key as their parent. Counted by key, not by block: a parent may
+  // be evicted, and published again by another block, while its children live.
   absl::flat_hash_map<BlockKey, int> cached_children_;
   std::set<std::pair<uint64_t, BlockId>> evictable_;  // cached leaves by last use
 };

@@ -33,7 +33,8 @@ Json ToJson(const bench::EngineBenchResult& result) {
 }
 
 std::string ToText(const BenchOptions& options, const bench::EngineBenchResult& result) {
-  std::vector<std::vector<std::string>> rows = {{"FIGURE", "MEASURED", "CEILING", "SHARE", "SET BY"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"FIGURE", "MEASURED", "CEILING", "SHARE", "SET BY"}};
   for (const bench::Figure& figure : result.figures) {
     const bool limited = figure.limit > 0;
     rows.push_back({figure.metric, absl::StrFormat("%.1f %s", figure.value, figure.unit),

@@ -1,11 +1,11 @@
 // `chorale chat`: a conversation on stdin and stdout, one line a turn.
-#include <unistd.h>
-
 #include <cstdio>
 #include <iostream>
 #include <memory>
 #include <string>
 #include <utility>
+
+#include <unistd.h>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
@@ -80,7 +80,8 @@ absl::Status Chat(const ChatOptions& options) {
   BlockInterrupts();
   RouterClient router(address);
   const bool is_terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
-  if (is_terminal) absl::PrintF("/reset starts anew, /exit or Ctrl-D ends, Ctrl-C stops an answer.\n");
+  if (is_terminal)
+    absl::PrintF("/reset starts anew, /exit or Ctrl-D ends, Ctrl-C stops an answer.\n");
   Conversation conversation(options.system);
   absl::Status last;
   std::string line;

@@ -63,9 +63,8 @@ absl::StatusOr<v1::ListModelsResponse> RouterClient::ListModels(absl::Duration t
   return response;
 }
 
-absl::Status RouterClient::Generate(
-    const v1::GenerateRequest& request, absl::Duration timeout,
-    const std::function<void(const v1::GenerateChunk&)>& on_chunk) {
+absl::Status RouterClient::Generate(const v1::GenerateRequest& request, absl::Duration timeout,
+                                    const std::function<void(const v1::GenerateChunk&)>& on_chunk) {
   grpc::ClientContext context;
   SetDeadline(context, absl::Now() + timeout);
   {

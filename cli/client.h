@@ -1,11 +1,12 @@
 // How commands reach a cluster: the router by its address or through the run folder.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+
+#include <CLI/CLI.hpp>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"

@@ -1,5 +1,6 @@
-#include "absl/strings/str_format.h"
 #include "cli/commands.h"
+
+#include "absl/strings/str_format.h"
 #include "cli/interrupt.h"
 
 namespace chorale::cli {

@@ -1,12 +1,13 @@
-// The subcommands of `chorale`. Each Add... declares one on `app`, and sets `chosen` to what it does
-// when the command line names it; main() then runs that.
+// The subcommands of `chorale`. Each Add... declares one on `app`, and sets `chosen` to what it
+// does when the command line names it; main() then runs that.
 //
 // What a command is asked for goes to stdout; progress, timing and errors go to stderr. Exit codes:
 // 0 done, 1 failed, 2 bad flags or configuration, 130 interrupted.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
+
+#include <CLI/CLI.hpp>
 
 #include "absl/status/status.h"
 

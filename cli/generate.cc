@@ -128,10 +128,9 @@ void PrintTiming(const Completion& completion) {
       {"first token, in the worker", Readable(absl::Microseconds(timing.first_token_us()))},
       {"first token, as seen here",
        usage.completion_tokens() == 0 ? "-" : Readable(completion.first_token - completion.sent)},
-      {"all tokens, as seen here",
-       absl::StrFormat("%s (%d tokens, %.1f a second after the first)",
-                       Readable(completion.ended - completion.sent), usage.completion_tokens(),
-                       rate)}};
+      {"all tokens, as seen here", absl::StrFormat("%s (%d tokens, %.1f a second after the first)",
+                                                   Readable(completion.ended - completion.sent),
+                                                   usage.completion_tokens(), rate)}};
   absl::FPrintF(stderr, "\n%s", Table(rows));
 }
 
@@ -203,9 +202,9 @@ void AddGenerate(CLI::App& app, Command& chosen) {
   generate->add_option("--n", options->n, "sequences")
       ->capture_default_str()
       ->check(CLI::Range(1, 128));
-  generate->add_flag_callback("--no-prefix-reuse",
-                              [options] { options->request.set_no_prefix_reuse(true); },
-                              "neither read nor publish cached K/V");
+  generate->add_flag_callback(
+      "--no-prefix-reuse", [options] { options->request.set_no_prefix_reuse(true); },
+      "neither read nor publish cached K/V");
   CLI::Option* json =
       generate->add_flag("--json", options->json, "print one JSON object at the end");
   generate->add_option("--logprobs", options->logprobs, "alternatives beside each chosen token")

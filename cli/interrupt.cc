@@ -1,9 +1,9 @@
 #include "cli/interrupt.h"
 
-#include <signal.h>
-
 #include <ctime>
 #include <utility>
+
+#include <signal.h>
 
 namespace chorale::cli {
 namespace {

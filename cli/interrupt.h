@@ -1,4 +1,5 @@
-// Ctrl-C and SIGTERM, taken as events at places that can deal with them rather than as a sudden end.
+// Ctrl-C and SIGTERM, taken as events at places that can deal with them rather than as a sudden
+// end.
 //
 // gRPC's threads inherit the mask of the thread that makes the first channel, so a command blocks
 // the signals before anything else.

@@ -1,14 +1,14 @@
 #include "cli/launch.h"
 
-#include <netdb.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <utility>
+
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -31,15 +31,14 @@ absl::Status CheckNamedFolder(const std::string& flag, const std::string& text,
                               const std::string& file) {
   const size_t equals = text.find('=');
   if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s '%s': expected NAME=FOLDER", flag, text));
+    return absl::InvalidArgumentError(absl::StrFormat("%s '%s': expected NAME=FOLDER", flag, text));
   }
   const std::string folder = text.substr(equals + 1);
   std::error_code error;
   if (!fs::exists(fs::path(folder) / file, error)) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "%s %s: %s has no %s; name the folder of a Hugging Face checkpoint", flag, text, folder,
-        file));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s %s: %s has no %s; name the folder of a Hugging Face checkpoint", flag,
+                        text, folder, file));
   }
   return absl::OkStatus();
 }
@@ -258,7 +257,8 @@ std::string Launch::AddressFile(const std::string& name) const {
 }
 
 std::string Launch::ListenAddress(const std::string& name) const {
-  return options_.tcp ? "127.0.0.1:0" : absl::StrCat("unix:", cluster_.socket_dir, "/", name, ".sock");
+  return options_.tcp ? "127.0.0.1:0"
+                      : absl::StrCat("unix:", cluster_.socket_dir, "/", name, ".sock");
 }
 
 }  // namespace chorale::cli

@@ -18,12 +18,12 @@ namespace chorale::cli {
 
 struct LaunchOptions {
   std::string run_dir;
-  std::string bin_dir;                    // holds chorale-orchestrator and the others
-  std::string model;                      // NAME=FOLDER
-  std::vector<std::string> adapters;      // NAME=FOLDER
+  std::string bin_dir;                // holds chorale-orchestrator and the others
+  std::string model;                  // NAME=FOLDER
+  std::vector<std::string> adapters;  // NAME=FOLDER
   int prefill = 1;
   int decode = 2;
-  bool tcp = false;                       // between the processes; else unix sockets
+  bool tcp = false;  // between the processes; else unix sockets
   std::string http = "127.0.0.1:8080";
   std::string grpc = "127.0.0.1:8081";
   std::vector<std::string> worker_flags;  // passed on as they are

@@ -1,8 +1,9 @@
 // chorale: the command line. Starts and ends clusters on this machine, shows them, and talks to
 // their models.
-#include <CLI/CLI.hpp>
 #include <csignal>
 #include <exception>
+
+#include <CLI/CLI.hpp>
 
 #include "cli/commands.h"
 

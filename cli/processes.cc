@@ -1,16 +1,16 @@
 #include "cli/processes.h"
 
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <utility>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
@@ -132,8 +132,7 @@ bool WaitEnded(const ProcessIdentity& process, absl::Time deadline) {
 absl::StatusOr<ProcessIdentity> Spawn(
     const std::vector<std::string>& command, const std::string& log_path,
     const std::function<absl::Status(const ProcessIdentity&)>& record) {
-  const Descriptor log(
-      open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+  const Descriptor log(open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
   if (log.get() < 0) return Errno(log_path);
   const Descriptor null(open("/dev/null", O_RDONLY | O_CLOEXEC));
   if (null.get() < 0) return Errno("/dev/null");
@@ -183,9 +182,9 @@ std::string LastLines(const std::string& path, int lines_max) {
   const int64_t size = in.tellg();
   in.seekg(size > kLogTailBytes ? size - kLogTailBytes : 0);
   const std::string text{std::istreambuf_iterator<char>(in), {}};
-  std::vector<std::string> lines =
-      absl::StrSplit(absl::StripTrailingAsciiWhitespace(text), '\n');
-  if (static_cast<int>(lines.size()) > lines_max) lines.erase(lines.begin(), lines.end() - lines_max);
+  std::vector<std::string> lines = absl::StrSplit(absl::StripTrailingAsciiWhitespace(text), '\n');
+  if (static_cast<int>(lines.size()) > lines_max)
+    lines.erase(lines.begin(), lines.end() - lines_max);
   return absl::StrJoin(lines, "\n");
 }
 

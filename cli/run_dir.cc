@@ -1,15 +1,15 @@
 #include "cli/run_dir.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <utility>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -124,6 +124,10 @@ absl::Status WriteCluster(const std::string& run_dir, const ClusterRecord& clust
   std::ofstream out(partial, std::ios::trunc);
   out << json.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
   out.close();
+  if (const int fd = open(partial.c_str(), O_WRONLY | O_CLOEXEC); fd >= 0) {
+    fsync(fd);  // a crash leaves the old file or the new one, never an empty one
+    close(fd);
+  }
   std::error_code error;
   if (out) std::filesystem::rename(partial, path, error);
   if (!out || error) {

@@ -29,8 +29,8 @@ struct ProcessRecord {
 struct ClusterRecord {
   std::string boot_id;
   int64_t started_unix_s = 0;
-  std::string model;        // the base model's name
-  std::string socket_dir;   // empty: TCP only
+  std::string model;       // the base model's name
+  std::string socket_dir;  // empty: TCP only
   int prefill_workers = 0;
   int decode_workers = 0;
   std::vector<ProcessRecord> processes;  // in the order they were started

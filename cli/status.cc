@@ -1,8 +1,8 @@
 // `chorale status`: the processes of a cluster and what its workers say of themselves.
-#include <unistd.h>
-
 #include <memory>
 #include <utility>
+
+#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -94,7 +94,8 @@ std::string ToText(const Snapshot& snapshot) {
       Readable(absl::Now() - absl::FromUnixSeconds(snapshot.cluster.started_unix_s)),
       snapshot.cluster.model, Table(processes));
   if (!snapshot.workers.ok()) {
-    return absl::StrCat(text, "No word of the workers: ", snapshot.workers.status().message(), "\n");
+    return absl::StrCat(text, "No word of the workers: ", snapshot.workers.status().message(),
+                        "\n");
   }
   std::vector<std::vector<std::string>> workers = {
       {"WORKER", "ROLE", "STATE", "LOADED", "RUNNING", "WAITING", "BLOCKS FREE", "MODELS"}};
@@ -146,8 +147,7 @@ Json ToJson(const Snapshot& snapshot) {
 
 absl::StatusOr<bool> ShowOnce(const StatusOptions& options) {
   ASSIGN_OR_RETURN(const Snapshot snapshot, Look(options));
-  const std::string text =
-      options.json ? DumpJson(ToJson(snapshot)) + "\n" : ToText(snapshot);
+  const std::string text = options.json ? DumpJson(ToJson(snapshot)) + "\n" : ToText(snapshot);
   const bool redraw = options.watch && !options.json && isatty(STDOUT_FILENO);
   absl::PrintF("%s%s", redraw ? "\033[H\033[2J" : "", text);
   fflush(stdout);

@@ -1,8 +1,8 @@
 #include "cli/stop.h"
 
-#include <signal.h>
-
 #include <filesystem>
+
+#include <signal.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"

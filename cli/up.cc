@@ -124,18 +124,17 @@ absl::StatusOr<v1::Usage> SendCanary(const Launch& launch, RouterClient& router,
   request.mutable_sampling()->set_max_tokens(1);
   request.mutable_sampling()->set_ignore_eos(true);
   v1::Usage usage;
-  const absl::Status status =
-      router.Generate(request, progress.deadline - absl::Now(), [&](const v1::GenerateChunk& chunk) {
-        if (chunk.has_usage()) usage = chunk.usage();
-      });
+  const absl::Status status = router.Generate(request, progress.deadline - absl::Now(),
+                                              [&](const v1::GenerateChunk& chunk) {
+                                                if (chunk.has_usage()) usage = chunk.usage();
+                                              });
   if (!status.ok()) {
-    return absl::Status(status.code(),
-                        absl::StrCat("the canary, a request for one token, failed: ",
-                                     status.message()));
+    return absl::Status(status.code(), absl::StrCat("the canary, a request for one token, failed: ",
+                                                    status.message()));
   }
   if (usage.completion_tokens() != 1) {
-    return absl::InternalError(absl::StrFormat("the canary asked for 1 token and got %d",
-                                               usage.completion_tokens()));
+    return absl::InternalError(
+        absl::StrFormat("the canary asked for 1 token and got %d", usage.completion_tokens()));
   }
   if (launch.cluster().prefill_workers > 0 && usage.transferred_tokens() == 0) {
     return absl::InternalError(
@@ -186,20 +185,22 @@ void PrintText(const UpOptions& options, const ClusterRecord& cluster, const Sta
   const ProcessRecord& router = *cluster.Find("router");
   const std::string& run_dir = options.launch.run_dir;
   const std::string flag = run_dir == ResolveRunDir("") ? "" : " --run-dir " + run_dir;
-  absl::PrintF("Model %s is served by %d prefill and %d decode workers after %s (weights %s; "
-               "canary %s, %d tokens handed over).\n\n",
-               cluster.model, cluster.prefill_workers, cluster.decode_workers,
-               Readable(started.total), Readable(started.loading), Readable(started.canary),
-               started.canary_usage.transferred_tokens());
-  absl::PrintF("  HTTP  http://%s/v1\n  gRPC  %s\n  logs  %s/logs\n\n", router.http,
-               router.address, run_dir);
-  absl::PrintF("Try:\n"
-               "  curl -N http://%s/v1/completions -H 'Content-Type: application/json' \\\n"
-               "    -d '{\"model\": \"%s\", \"prompt\": \"def fibonacci(n):\", \"max_tokens\": 48, "
-               "\"stream\": true}'\n"
-               "  chorale generate%s --prompt 'def fibonacci(n):' --max-tokens 48\n"
-               "  chorale down%s\n",
-               router.http, cluster.model, flag, flag);
+  absl::PrintF(
+      "Model %s is served by %d prefill and %d decode workers after %s (weights %s; "
+      "canary %s, %d tokens handed over).\n\n",
+      cluster.model, cluster.prefill_workers, cluster.decode_workers, Readable(started.total),
+      Readable(started.loading), Readable(started.canary),
+      started.canary_usage.transferred_tokens());
+  absl::PrintF("  HTTP  http://%s/v1\n  gRPC  %s\n  logs  %s/logs\n\n", router.http, router.address,
+               run_dir);
+  absl::PrintF(
+      "Try:\n"
+      "  curl -N http://%s/v1/completions -H 'Content-Type: application/json' \\\n"
+      "    -d '{\"model\": \"%s\", \"prompt\": \"def fibonacci(n):\", \"max_tokens\": 48, "
+      "\"stream\": true}'\n"
+      "  chorale generate%s --prompt 'def fibonacci(n):' --max-tokens 48\n"
+      "  chorale down%s\n",
+      router.http, cluster.model, flag, flag);
 }
 
 absl::Status Up(UpOptions& options) {
@@ -254,7 +255,7 @@ void AddUp(CLI::App& app, Command& chosen) {
   up->add_flag("--json", options->json, "print the result as one JSON object");
   // The workers check these and say what is wrong with them.
   for (const char* flag : {"--kernels", "--dtype", "--threads", "--blocks", "--kv-mib",
-                           "--step-tokens", "--chunk-tokens", "--sequences"}) {
+                           "--step-tokens", "--chunk-tokens", "--sequences", "--waiting"}) {
     up->add_option_function<std::string>(
           flag,
           [options, flag](const std::string& value) {

@@ -18,20 +18,28 @@ if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 
 add_library(chorale_settings INTERFACE)
-target_include_directories(chorale_settings INTERFACE ${PROJECT_SOURCE_DIR})
-target_compile_options(chorale_settings INTERFACE -Wall -Wextra
-  -Wno-missing-field-initializers -Wno-maybe-uninitialized)
+target_include_directories(chorale_settings INTERFACE
+  $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/chorale>)
+target_compile_features(chorale_settings INTERFACE cxx_std_20)
+# -Wno-maybe-uninitialized: g++ 12 sees it in absl::StatusOr<std::string>, where it is not.
+target_compile_options(chorale_settings INTERFACE "$<BUILD_INTERFACE:-Wall;-Wextra>"
+  "$<BUILD_INTERFACE:-Wno-missing-field-initializers;-Wno-maybe-uninitialized>")
+install(TARGETS chorale_settings EXPORT chorale-targets)
 if(CHORALE_SANITIZE)
   target_compile_options(chorale_settings INTERFACE
     -fsanitize=${CHORALE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(chorale_settings INTERFACE -fsanitize=${CHORALE_SANITIZE})
 endif()
 
-# chorale_library(name SOURCES a.cc ... DEPS targets ...)
+# chorale_library(name SOURCES a.cc ... DEPS targets ...): installed, with its headers
 function(chorale_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
   add_library(${name} STATIC ${ARG_SOURCES})
   target_link_libraries(${name} PUBLIC chorale_settings ${ARG_DEPS})
+  if(NOT CMAKE_CURRENT_SOURCE_DIR MATCHES "^${PROJECT_SOURCE_DIR}/tests")
+    install(TARGETS ${name} EXPORT chorale-targets
+            ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}/chorale)
+  endif()
 endfunction()
 
 # chorale_binary(name SOURCES a.cc ... DEPS targets ...): an installed program

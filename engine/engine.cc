@@ -12,8 +12,6 @@
 namespace chorale {
 namespace {
 
-constexpr int kSequencesOfRequestMax = 128;
-
 EngineOptions Checked(EngineOptions options) {
   CHECK_GE(options.blocks, 1);
   CHECK_GE(options.step_tokens_max, 1);
@@ -80,11 +78,6 @@ void Engine::State::Add(std::unique_ptr<Request> request, int sequences) {
     sequence->request = &r;
     sequence->index = i;
     sequence->order = orders++;
-    sequence->tokens = r.prompt;
-    if (!r.is_prefill) {
-      sequence->sampler.emplace(r.sampling, r.prompt, i);
-      if (tokenizer != nullptr) sequence->text.emplace(*tokenizer, r.sampling.stop);
-    }
     r.sequences.push_back(std::move(sequence));
   }
   if (r.deadline != absl::InfiniteFuture()) deadlines.emplace(r.deadline, r.id);
@@ -106,8 +99,8 @@ absl::Status Engine::Submit(GenerateRequest request) {
   RETURN_IF_ERROR(state_->CheckPrompt(request.id, request.prompt, tokens_max - 1));
   RETURN_IF_ERROR(ValidateSampling(request.sampling, state_->model.config().vocab));
   if (request.n < 1 || request.n > kSequencesOfRequestMax) {
-    return absl::InvalidArgumentError(absl::StrFormat("field 'n': %d is not within [1, %d]",
-                                                      request.n, kSequencesOfRequestMax));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field 'n': %d is not within [1, %d]", request.n, kSequencesOfRequestMax));
   }
   if (state_->tokenizer == nullptr && !request.sampling.stop.empty()) {
     return absl::InvalidArgumentError(
@@ -176,10 +169,9 @@ const BlockKey& Engine::State::KeyOfFull(Sequence& sequence, int block) {
   CHECK_LE(static_cast<size_t>(block + 1) * kernels::kBlockTokens, sequence.tokens.size());
   while (static_cast<int>(sequence.keys.size()) <= block) {
     const size_t begin = sequence.keys.size() * kernels::kBlockTokens;
-    sequence.keys.push_back(
-        MakeBlockKey(begin == 0 ? BlockKey{} : sequence.keys.back(),
-                     std::span(sequence.tokens).subspan(begin, kernels::kBlockTokens), r.writer,
-                     r.tenant_salt));
+    sequence.keys.push_back(MakeBlockKey(
+        begin == 0 ? BlockKey{} : sequence.keys.back(),
+        std::span(sequence.tokens).subspan(begin, kernels::kBlockTokens), r.writer, r.tenant_salt));
   }
   return sequence.keys[block];
 }
@@ -188,8 +180,7 @@ BlockKey Engine::State::KeyOfPrompt(Sequence& sequence, int block) {
   const int begin = block * kernels::kBlockTokens;
   if (begin + kernels::kBlockTokens <= sequence.goal()) return KeyOfFull(sequence, block);
   const BlockKey parent = block == 0 ? BlockKey{} : KeyOfFull(sequence, block - 1);
-  return MakeBlockKey(parent,
-                      std::span(sequence.tokens).subspan(begin, sequence.goal() - begin),
+  return MakeBlockKey(parent, std::span(sequence.tokens).subspan(begin, sequence.goal() - begin),
                       sequence.request->writer, sequence.request->tenant_salt);
 }
 
@@ -253,7 +244,8 @@ Engine::BlockView Engine::ReadBlock(RequestId id, int index) const {
   const std::span<const std::byte> bytes(
       state_->memory.data() + sequence.blocks[index] * block_bytes,
       static_cast<size_t>(block_bytes));
-  return {.key = state_->KeyOfPrompt(sequence, index), .checksum = Checksum64(bytes), .bytes = bytes};
+  return {
+      .key = state_->KeyOfPrompt(sequence, index), .checksum = Checksum64(bytes), .bytes = bytes};
 }
 
 void Engine::ReleasePrefill(RequestId id) {

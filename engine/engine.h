@@ -40,8 +40,7 @@ struct EngineOptions {
   int waiting_max = 256;       // requests queued; more are refused with ResourceExhausted
 };
 
-using EngineEvent =
-    std::variant<TokenEvent, FinishEvent, NeedPrefillEvent, PrefillEvent>;
+using EngineEvent = std::variant<TokenEvent, FinishEvent, NeedPrefillEvent, PrefillEvent>;
 
 // What an operator wants to see; counters only grow.
 struct EngineStats {
@@ -50,17 +49,17 @@ struct EngineStats {
   int decoding = 0;
   int awaiting_blocks = 0;
   int blocks_total = 0;
-  int blocks_free = 0;    // free or cached: what a new request could have
+  int blocks_free = 0;  // free or cached: what a new request could have
   int blocks_held = 0;
   int blocks_cached = 0;
   int64_t steps = 0;
-  int64_t rows = 0;                // of all steps
+  int64_t rows = 0;  // of all steps
   int64_t prompt_tokens_computed = 0;
   int64_t prompt_tokens_cached = 0;
   int64_t prompt_tokens_received = 0;
   int64_t tokens_generated = 0;
   int64_t preemptions = 0;
-  int64_t blocks_rejected = 0;     // delivered blocks whose key or checksum did not match
+  int64_t blocks_rejected = 0;  // delivered blocks whose key or checksum did not match
 };
 
 class Engine {

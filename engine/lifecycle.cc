@@ -14,7 +14,16 @@ int BlocksFor(size_t tokens) {
 
 }  // namespace
 
+// Puts a new or preempted sequence into the queue. Only now does it get a copy of the prompt.
 void Engine::State::Enqueue(Sequence& sequence) {
+  if (sequence.tokens.empty()) {
+    const Request& r = *sequence.request;
+    sequence.tokens = r.prompt;
+    if (!r.is_prefill) {
+      sequence.sampler.emplace(r.sampling, r.prompt, sequence.index);
+      if (tokenizer != nullptr) sequence.text.emplace(*tokenizer, r.sampling.stop, r.prompt);
+    }
+  }
   sequence.phase = Phase::kWaiting;
   waiting.emplace(sequence.order, &sequence);
 }

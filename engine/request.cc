@@ -9,9 +9,9 @@
 namespace chorale {
 namespace {
 
-constexpr int kLogprobsMax = 20;
 constexpr size_t kStopStringsMax = 16;
 constexpr size_t kStopBytesMax = 1024;
+constexpr size_t kStopTokensMax = 256;
 constexpr size_t kBiasesMax = 1024;
 
 absl::Status Within(const char* field, double value, double low, double high) {
@@ -33,18 +33,22 @@ absl::Status ValidateToken(const char* field, TokenId token, int vocab) {
 }
 
 absl::Status ValidateStops(const SamplingParams& params, int vocab) {
+  if (params.stop_tokens.size() > kStopTokensMax) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field 'stop_token_ids': %d tokens are more than %d",
+                        params.stop_tokens.size(), kStopTokensMax));
+  }
   for (TokenId token : params.stop_tokens) {
     RETURN_IF_ERROR(ValidateToken("stop_token_ids", token, vocab));
   }
   if (params.stop.size() > kStopStringsMax) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "field 'stop': %d strings are more than %d", params.stop.size(), kStopStringsMax));
+    return absl::InvalidArgumentError(absl::StrFormat("field 'stop': %d strings are more than %d",
+                                                      params.stop.size(), kStopStringsMax));
   }
   for (const std::string& stop : params.stop) {
     if (stop.empty() || stop.size() > kStopBytesMax) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("field 'stop': a string of %d bytes is not within [1, %d]", stop.size(),
-                          kStopBytesMax));
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "field 'stop': a string of %d bytes is not within [1, %d]", stop.size(), kStopBytesMax));
     }
   }
   return absl::OkStatus();

@@ -20,25 +20,29 @@ using RequestId = uint64_t;
 
 // How the next token is chosen. The defaults are OpenAI's.
 struct SamplingParams {
-  double temperature = 1;       // 0: greedy; [0, 100]
-  int top_k = 0;                // 0: all
-  double top_p = 1;             // (0, 1]
-  double min_p = 0;             // [0, 1]
-  double presence_penalty = 0;  // [-2, 2], on tokens of the output
-  double frequency_penalty = 0; // [-2, 2], on tokens of the output
+  double temperature = 1;         // 0: greedy; [0, 100]
+  int top_k = 0;                  // 0: all
+  double top_p = 1;               // (0, 1]
+  double min_p = 0;               // [0, 1]
+  double presence_penalty = 0;    // [-2, 2], on tokens of the output
+  double frequency_penalty = 0;   // [-2, 2], on tokens of the output
   double repetition_penalty = 1;  // (0, 100], on tokens of prompt and output
-  uint64_t seed = 0;            // the caller draws one when the user gave none
+  uint64_t seed = 0;              // the caller draws one when the user gave none
   std::vector<std::pair<TokenId, double>> logit_bias;  // added; [-100, 100]
-  int max_tokens = 16;          // >= 0 after clamping to the context by the engine
+  int max_tokens = 16;  // >= 0 after clamping to the context by the engine
   bool ignore_eos = false;
   std::vector<TokenId> stop_tokens;
   std::vector<std::string> stop;  // the text is cut before the first match
-  std::optional<int> logprobs;  // 0..20 alternatives beside the chosen token
+  std::optional<int> logprobs;    // 0..20 alternatives beside the chosen token
 };
 
 // InvalidArgument names the field, the value and what is allowed (NaN is never allowed). `vocab` is
 // the model's.
 absl::Status ValidateSampling(const SamplingParams& params, int vocab);
+
+// Largest n of a request, and largest count of alternatives beside a token.
+inline constexpr int kSequencesOfRequestMax = 128;
+inline constexpr int kLogprobsMax = 20;
 
 // Generate from a prompt. With n > 1, sequence i draws with its own stream of the seed.
 struct GenerateRequest {
@@ -48,8 +52,8 @@ struct GenerateRequest {
   SamplingParams sampling;
   int n = 1;
   std::string tenant_salt;
-  bool reuse_prefix = true;       // may read and publish cached blocks
-  bool remote_prefill = false;    // the prompt's K/V arrives by DeliverBlock
+  bool reuse_prefix = true;     // may read and publish cached blocks
+  bool remote_prefill = false;  // the prompt's K/V arrives by DeliverBlock
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -85,9 +89,9 @@ struct TokenEvent {
 // Counted over a whole request.
 struct Usage {
   int prompt_tokens = 0;
-  int cached_tokens = 0;     // prompt tokens whose K/V was found, not computed, here
+  int cached_tokens = 0;       // prompt tokens whose K/V was found, not computed, here
   int transferred_tokens = 0;  // prompt tokens whose K/V came from a prefill worker
-  int computed_tokens = 0;   // prompt tokens computed here, again after a preemption too
+  int computed_tokens = 0;     // prompt tokens computed here, again after a preemption too
   int completion_tokens = 0;
 };
 
@@ -104,11 +108,11 @@ struct FinishEvent {
   RequestId id = 0;
   int index = 0;
   FinishReason reason = FinishReason::kStop;
-  absl::Status status;  // why, for kError; kCancelled and deadlines carry theirs too
-  std::string text;     // what was held back for a stop string or an open code point
+  absl::Status status;        // why, for kError; kCancelled and deadlines carry theirs too
+  std::string text;           // what was held back for a stop string or an open code point
   bool request_done = false;  // no sequence of the request is left
-  Usage usage;          // valid when request_done
-  Timing timing;        // likewise
+  Usage usage;                // valid when request_done
+  Timing timing;              // likewise
 };
 
 // The engine wants the K/V of tokens [first_token, prompt - 1) of a remote_prefill request;

@@ -101,8 +101,8 @@ double Sampler::CutToNucleus(double weight_sum) {
   for (size_t kept = 0; kept < candidates_.size(); ++kept) {
     if (kept == sorted) {
       const size_t next = std::min(std::max(kFirstSorted, sorted * 4), candidates_.size());
-      std::partial_sort(candidates_.begin() + sorted, candidates_.begin() + next,
-                        candidates_.end(), Before);
+      std::partial_sort(candidates_.begin() + sorted, candidates_.begin() + next, candidates_.end(),
+                        Before);
       sorted = next;
     }
     const double weight = candidates_[kept].weight;

@@ -54,10 +54,10 @@ class Sampler {
 
   const SamplingParams& params_;
   uint64_t stream_;
-  uint64_t position_ = 0;  // tokens chosen so far
+  uint64_t position_ = 0;                            // tokens chosen so far
   absl::flat_hash_map<TokenId, int> output_counts_;  // prompt tokens are here too, with count 0
-  std::vector<float> weights_;         // scratch
-  std::vector<Candidate> candidates_;  // scratch
+  std::vector<float> weights_;                       // scratch
+  std::vector<Candidate> candidates_;                // scratch
 };
 
 }  // namespace chorale

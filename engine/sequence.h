@@ -32,7 +32,7 @@ struct Sequence {
   int index = 0;
   uint64_t order = 0;  // of arrival, unique
   Phase phase = Phase::kBehindLeader;
-  std::vector<TokenId> tokens;  // prompt and output
+  std::vector<TokenId> tokens;  // prompt and output; empty before the first place in the queue
   int computed = 0;             // leading tokens whose K/V is in `blocks`
   std::vector<BlockId> blocks;
   std::vector<BlockKey> keys;   // of full blocks of `tokens`, as far as they were needed

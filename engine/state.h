@@ -46,7 +46,6 @@ struct Engine::State {
   bool PreemptYoungest();
   void Admit();
   void BuildBatch();
-  void AddToBatch(Sequence& sequence, int rows);
   void Advance(Sequence& sequence, int rows, std::span<float> logits);
   void TakeToken(Sequence& sequence, std::span<float> logits);
 

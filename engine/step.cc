@@ -92,8 +92,8 @@ void Engine::State::BuildBatch() {
   }
   for (const auto& [order, sequence] : running) {
     if (sequence->phase != Phase::kPrefilling || budget <= 0) continue;
-    const int rows = std::min({options.chunk_tokens_max, budget,
-                               sequence->goal() - sequence->computed});
+    const int rows =
+        std::min({options.chunk_tokens_max, budget, sequence->goal() - sequence->computed});
     batch.push_back({sequence, rows});
     budget -= rows;
   }
@@ -101,9 +101,8 @@ void Engine::State::BuildBatch() {
   const auto writer = [](const BatchEntry& entry) -> const Digest& {
     return entry.sequence->request->writer;
   };
-  std::stable_sort(batch.begin(), batch.end(), [&](const BatchEntry& a, const BatchEntry& b) {
-    return writer(a) < writer(b);
-  });
+  std::stable_sort(batch.begin(), batch.end(),
+                   [&](const BatchEntry& a, const BatchEntry& b) { return writer(a) < writer(b); });
   model_batch.clear();
   for (const BatchEntry& entry : batch) {
     const Sequence& sequence = *entry.sequence;
@@ -143,8 +142,8 @@ void Engine::State::TakeToken(Sequence& sequence, std::span<float> own_logits) {
   const auto among = [&](const std::vector<TokenId>& ids) {
     return std::find(ids.begin(), ids.end(), choice.token) != ids.end();
   };
-  const bool ends = (!r.sampling.ignore_eos && among(model.config().eos_ids)) ||
-                    among(r.sampling.stop_tokens);
+  const bool ends =
+      (!r.sampling.ignore_eos && among(model.config().eos_ids)) || among(r.sampling.stop_tokens);
   TokenEvent event{.id = r.id, .index = sequence.index, .token = choice.token};
   if (!ends && sequence.text) event.text = sequence.text->Add(choice.token);
   event.logprob = choice.logprob;

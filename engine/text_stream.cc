@@ -6,8 +6,20 @@
 
 namespace chorale {
 
-TextStream::TextStream(const Tokenizer& tokenizer, const std::vector<std::string>& stops)
-    : stops_(stops), detokenizer_(tokenizer, /*skip_special_tokens=*/true) {}
+namespace {
+
+bool HasText(const Tokenizer& tokenizer, std::span<const TokenId> ids) {
+  return std::any_of(ids.begin(), ids.end(), [&](TokenId id) {
+    return !tokenizer.IsSpecial(id) && !tokenizer.BytesOf(id).empty();
+  });
+}
+
+}  // namespace
+
+TextStream::TextStream(const Tokenizer& tokenizer, const std::vector<std::string>& stops,
+                       std::span<const TokenId> prompt)
+    : stops_(stops),
+      detokenizer_(tokenizer, /*skip_special_tokens=*/true, HasText(tokenizer, prompt)) {}
 
 std::string TextStream::Add(TokenId token) { return Release(detokenizer_.Add(token)); }
 

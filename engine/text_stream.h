@@ -3,6 +3,7 @@
 // Text that may still turn out to be the beginning of a stop string is held back.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,10 @@ namespace chorale {
 
 class TextStream {
  public:
-  // Both must outlive the stream. Special tokens give no text.
-  TextStream(const Tokenizer& tokenizer, const std::vector<std::string>& stops);
+  // `tokenizer` and `stops` must outlive the stream. Special tokens give no text. The text goes on
+  // that of `prompt`: a space that a tokenizer strips where a text begins stays when one has begun.
+  TextStream(const Tokenizer& tokenizer, const std::vector<std::string>& stops,
+             std::span<const TokenId> prompt);
 
   // The text that `token` makes certain. After a stop string was found there is no more.
   std::string Add(TokenId token);

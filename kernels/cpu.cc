@@ -39,12 +39,13 @@ float* SharedScratch(int64_t floats) {
   return reinterpret_cast<float*>(buffer.data());
 }
 
-// Runs fn(begin, end) over [0, count), whose elements cost `cost` each, in ranges that are worth it.
+// Runs fn(begin, end) over [0, count), whose elements cost `cost` each, in ranges that are worth
+// it.
 template <typename Fn>
 void ForRanges(ThreadPool& pool, int count, int64_t cost, Fn fn) {
   const int64_t worth = count * cost / kElementsPerTask;
-  const int ranges = static_cast<int>(
-      std::clamp<int64_t>(std::min<int64_t>(worth, count), 1, 4 * pool.threads()));
+  const int ranges =
+      static_cast<int>(std::clamp<int64_t>(std::min<int64_t>(worth, count), 1, 4 * pool.threads()));
   pool.ParallelFor(ranges, [&](int r) {
     fn(static_cast<int>(int64_t{count} * r / ranges),
        static_cast<int>(int64_t{count} * (r + 1) / ranges));
@@ -89,9 +90,9 @@ void PackRow(const MatrixView& part, int row, int feature, PackedMatrix& w) {
   }
   auto* out = reinterpret_cast<uint16_t*>(w.data.data());
   for (int c = 0; c < w.cols; ++c) {
-    out[PackedIndex(w, feature, c)] =
-        part.dtype == DType::kBF16 ? static_cast<const uint16_t*>(part.data)[from + c]
-                                   : F32ToBF16(Widen(part.data, part.dtype, from + c));
+    out[PackedIndex(w, feature, c)] = part.dtype == DType::kBF16
+                                          ? static_cast<const uint16_t*>(part.data)[from + c]
+                                          : F32ToBF16(Widen(part.data, part.dtype, from + c));
   }
 }
 
@@ -171,8 +172,8 @@ void Matmul(const CpuLoops& loops, const MatmulArgs& args, ThreadPool& pool) {
   }
   const int panels = Panels(w.rows);
   const int64_t work = int64_t{args.m} * w.cols * kPanel / 64;  // of a panel
-  const int ranges = static_cast<int>(std::clamp<int64_t>(
-      panels * work / 4096, 1, std::min(panels, 4 * pool.threads())));
+  const int ranges = static_cast<int>(
+      std::clamp<int64_t>(panels * work / 4096, 1, std::min(panels, 4 * pool.threads())));
   pool.ParallelFor(ranges, [&](int r) {
     MatmulLoop part = loop;
     part.panel_begin = static_cast<int>(int64_t{panels} * r / ranges);
@@ -227,8 +228,7 @@ void StoreKv(const CpuLoops& loops, const StoreKvArgs& args, ThreadPool& pool) {
       float* words = Scratch(shape.head_dim);
       for (; i < end; ++i) {
         const int position = seq.context + i;
-        std::byte* block =
-            args.kv.data + seq.blocks[position / kBlockTokens] * shape.block_bytes();
+        std::byte* block = args.kv.data + seq.blocks[position / kBlockTokens] * shape.block_bytes();
         for (int h = 0; h < shape.kv_heads; ++h) {
           const int64_t head = int64_t{h} * shape.head_dim;
           StoreToken(loops, shape, args.k + (seq.row_begin + i) * args.k_stride + head,
@@ -290,26 +290,26 @@ void AttendSegment(const CpuLoops& loops, const AttentionArgs& args, const Atten
   const int group = args.heads / shape.kv_heads;
   const int tokens = seq.context + (task.query_end - 1) / group + 1;
   const auto* tiles = reinterpret_cast<const unsigned char*>(args.kv.data);
-  loops.attend({.q = args.q + seq.row_begin * args.q_stride +
-                     int64_t{task.kv_head} * group * shape.head_dim,
-                .q_stride = args.q_stride,
-                .group = group,
-                .query_begin = task.query_begin,
-                .query_end = task.query_end,
-                .head_dim = shape.head_dim,
-                .scale = args.scale,
-                .context = seq.context,
-                .blocks = seq.blocks,
-                .k_tiles = tiles + shape.k_tile_offset(args.layer, task.kv_head),
-                .v_tiles = tiles + shape.v_tile_offset(args.layer, task.kv_head),
-                .block_bytes = shape.block_bytes(),
-                .bf16 = shape.dtype == DType::kBF16,
-                .token_begin = segment * kSegmentTokens,
-                .token_end = std::min((segment + 1) * kSegmentTokens, tokens),
-                .highest = out.highest,
-                .sum = out.sum,
-                .mixed = out.mixed,
-                .scratch = scratch});
+  loops.attend(
+      {.q = args.q + seq.row_begin * args.q_stride + int64_t{task.kv_head} * group * shape.head_dim,
+       .q_stride = args.q_stride,
+       .group = group,
+       .query_begin = task.query_begin,
+       .query_end = task.query_end,
+       .head_dim = shape.head_dim,
+       .scale = args.scale,
+       .context = seq.context,
+       .blocks = seq.blocks,
+       .k_tiles = tiles + shape.k_tile_offset(args.layer, task.kv_head),
+       .v_tiles = tiles + shape.v_tile_offset(args.layer, task.kv_head),
+       .block_bytes = shape.block_bytes(),
+       .bf16 = shape.dtype == DType::kBF16,
+       .token_begin = segment * kSegmentTokens,
+       .token_end = std::min((segment + 1) * kSegmentTokens, tokens),
+       .highest = out.highest,
+       .sum = out.sum,
+       .mixed = out.mixed,
+       .scratch = scratch});
 }
 
 void JoinSegment(const CpuLoops& loops, const AttentionTask& task, int head_dim, Partial a,
@@ -327,9 +327,9 @@ void WriteAttention(const CpuLoops& loops, const AttentionArgs& args, const Atte
   for (int i = 0; i < task.query_end - task.query_begin; ++i) {
     const int query = task.query_begin + i;
     const int64_t head = int64_t{task.kv_head} * group + query % group;
-    loops.scale(result.mixed + int64_t{i} * head_dim, 1 / result.sum[i], head_dim,
-                args.out + (task.seq->row_begin + query / group) * args.out_stride +
-                    head * head_dim);
+    loops.scale(
+        result.mixed + int64_t{i} * head_dim, 1 / result.sum[i], head_dim,
+        args.out + (task.seq->row_begin + query / group) * args.out_stride + head * head_dim);
   }
 }
 
@@ -435,8 +435,8 @@ void Adapters(const CpuLoops& loops, const AdapterArgs& args, ThreadPool& pool) 
 }
 
 void Add(const CpuLoops& loops, float* x, const float* y, int64_t count, ThreadPool& pool) {
-  const int ranges = static_cast<int>(
-      std::clamp<int64_t>(count / (2 * kElementsPerTask), 1, 4 * pool.threads()));
+  const int ranges =
+      static_cast<int>(std::clamp<int64_t>(count / (2 * kElementsPerTask), 1, 4 * pool.threads()));
   pool.ParallelFor(ranges, [&](int r) {
     const int64_t begin = count * r / ranges;
     loops.add(x + begin, y + begin, count * (r + 1) / ranges - begin);
@@ -457,8 +457,7 @@ const Kernels* TableOf() {
       .attention = [](const AttentionArgs& args,
                       ThreadPool& pool) { Attention(kLoops(), args, pool); },
       .swiglu = [](const SwiGluArgs& args, ThreadPool& pool) { SwiGlu(kLoops(), args, pool); },
-      .adapters = [](const AdapterArgs& args,
-                     ThreadPool& pool) { Adapters(kLoops(), args, pool); },
+      .adapters = [](const AdapterArgs& args, ThreadPool& pool) { Adapters(kLoops(), args, pool); },
       .add = [](float* x, const float* y, int64_t count,
                 ThreadPool& pool) { Add(kLoops(), x, y, count, pool); },
       .argmax = kLoops().argmax,

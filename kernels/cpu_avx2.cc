@@ -28,8 +28,6 @@ inline H Round(F x) {
   return __builtin_convertvector(x == x ? rounded : nan, H);
 }
 
-#include "kernels/cpu_loops.inc"
-#include "kernels/cpu_attention.inc"
 #include "kernels/cpu_table.inc"
 
 }  // namespace

@@ -16,14 +16,10 @@ using H = uint16_t __attribute__((vector_size(kLanes * 2)));
 
 inline F Fma(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 
-inline F Dot2(W a, W b, F c) {
-  return (F)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
-}
+inline F Dot2(W a, W b, F c) { return (F)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b); }
 
 inline H Round(F x) { return (H)_mm512_cvtneps_pbh((__m512)x); }
 
-#include "kernels/cpu_loops.inc"
-#include "kernels/cpu_attention.inc"
 #include "kernels/cpu_table.inc"
 
 }  // namespace

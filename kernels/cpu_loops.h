@@ -18,8 +18,8 @@ namespace chorale::kernels {
 //   f32:  word (step k, feature n)     = w[n][k]
 //   bf16: word (step k / 2, feature n) = w[n][k], w[n][k + 1]     (a pair, for vdpbf16ps)
 //
-// at word step * width + n. A word has 4 bytes in both. A thread reads its panels front to back: one
-// stream from memory. Cells beyond the matrix are zero.
+// at word step * width + n. A word has 4 bytes in both. A thread reads its panels front to back:
+// one stream from memory. Cells beyond the matrix are zero.
 inline constexpr int kPanel = 64;
 inline constexpr int kPanelUnit = 16;
 
@@ -28,7 +28,7 @@ struct MatmulLoop {
   int features;    // its rows
   int steps;       // words per feature
   bool bf16;
-  const float* x;  // words: f32 values, or pairs rounded by `round_pairs`
+  const float* x;    // words: f32 values, or pairs rounded by `round_pairs`
   int64_t x_stride;  // words
   int m;
   float* y;

@@ -1,12 +1,12 @@
 // The arithmetic of a transformer, as a table of functions chosen once at start.
 //
-// `reference` is plain and sums in double: it judges the others. `cpu` is the fast default; it picks
-// its instruction set at run time. tests/kernels runs every table against the reference over many
-// shapes and states the error bound of each op; a new table is added there by one line.
+// `reference` is plain and sums in double: it judges the others. `cpu` is the fast default; it
+// picks its instruction set at run time. tests/kernels runs every table against the reference over
+// many shapes and states the error bound of each op; a new table is added there by one line.
 //
-// Activations are f32, row-major. A row's result never depends on the other rows of its batch in
-// `reference`; in `cpu` it may, in the last bits. Every function may use all threads of the pool it
-// is handed and returns when the work is done. Arguments are CHECKed: shapes are our own doing,
+// Activations are f32, row-major. A row's result never depends on the other rows of its batch, bit
+// for bit. Every function may use all threads of the pool it is handed and returns when the work is
+// done. Arguments are CHECKed: shapes are our own doing,
 // checked against the model file long before.
 #pragma once
 
@@ -28,9 +28,9 @@ struct MatmulArgs {
   int m = 0;
   int64_t x_stride = 0;  // elements from row to row, >= w.cols
   float* y = nullptr;
-  int64_t y_stride = 0;             // >= w.rows
-  const float* bias = nullptr;      // [w.rows] or null
-  bool accumulate = false;          // y += instead of y =
+  int64_t y_stride = 0;         // >= w.rows
+  const float* bias = nullptr;  // [w.rows] or null
+  bool accumulate = false;      // y += instead of y =
 };
 
 // out[r, :] = x[r, :] / sqrt(mean(x[r, :]^2) + eps) * weight, over rows x groups vectors of `dim`:
@@ -79,15 +79,16 @@ struct StoreKvArgs {
   KvMemory kv;
 };
 
-// Causal attention with grouped queries over paged blocks (PagedAttention, section 4.1; GQA, section
-// 2.2). Row i of a sequence sees its context and rows 0..i, which StoreKv has already stored.
+// Causal attention with grouped queries over paged blocks (PagedAttention, section 4.1; GQA,
+// section 2.2). Row i of a sequence sees its context and rows 0..i, which StoreKv has already
+// stored.
 struct AttentionArgs {
   const float* q = nullptr;  // [rows, heads, head_dim], rows q_stride apart
   int64_t q_stride = 0;
-  float* out = nullptr;      // like q
+  float* out = nullptr;  // like q
   int64_t out_stride = 0;
-  int heads = 0;             // a multiple of kv.shape.kv_heads
-  float scale = 0;           // 1 / sqrt(head_dim)
+  int heads = 0;    // a multiple of kv.shape.kv_heads
+  float scale = 0;  // 1 / sqrt(head_dim)
   std::span<const SequenceRows> sequences;
   int layer = 0;
   KvMemory kv;

@@ -50,8 +50,7 @@ void SetElement(void* data, DType dtype, int64_t index, float value) {
 void WidenRow(const PackedMatrix& w, int row, float* out) {
   const int64_t begin = int64_t{row} * w.cols;
   if (w.dtype == DType::kF32) {
-    std::memcpy(out, reinterpret_cast<const float*>(w.data.data()) + begin,
-                sizeof(float) * w.cols);
+    std::memcpy(out, reinterpret_cast<const float*>(w.data.data()) + begin, sizeof(float) * w.cols);
     return;
   }
   const uint16_t* bits = reinterpret_cast<const uint16_t*>(w.data.data()) + begin;
@@ -185,8 +184,7 @@ void Attend(const AttentionArgs& args, const SequenceRows& seq, int row, int hea
   std::vector<double> p(tokens);
   double highest = -std::numeric_limits<double>::infinity();
   for (int t = 0; t < tokens; ++t) {
-    const std::byte* tile =
-        BlockOf(args.kv, seq, t) + shape.k_tile_offset(args.layer, kv_head);
+    const std::byte* tile = BlockOf(args.kv, seq, t) + shape.k_tile_offset(args.layer, kv_head);
     double dot = 0;
     for (int d = 0; d < shape.head_dim; ++d) {
       dot += double{q[d]} * Element(tile, shape.dtype, shape.k_index(t % kBlockTokens, d));
@@ -201,8 +199,7 @@ void Attend(const AttentionArgs& args, const SequenceRows& seq, int row, int hea
   }
   std::vector<double> mixed(shape.head_dim);
   for (int t = 0; t < tokens; ++t) {
-    const std::byte* tile =
-        BlockOf(args.kv, seq, t) + shape.v_tile_offset(args.layer, kv_head);
+    const std::byte* tile = BlockOf(args.kv, seq, t) + shape.v_tile_offset(args.layer, kv_head);
     for (int d = 0; d < shape.head_dim; ++d) {
       mixed[d] += p[t] * Element(tile, shape.dtype, shape.v_index(t % kBlockTokens, d));
     }

@@ -1,11 +1,11 @@
 #include "kernels/tensor.h"
 
-#include <sys/mman.h>
-
 #include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+
+#include <sys/mman.h>
 
 #include "base/check.h"
 
@@ -26,8 +26,8 @@ std::byte* MapHuge(size_t bytes) {
       mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, /*fd=*/-1, 0);
   CHECK(raw != MAP_FAILED) << "out of memory: mmap of " << mapped << " bytes";
   auto* begin = static_cast<std::byte*>(raw);
-  const size_t head = RoundUp(reinterpret_cast<uintptr_t>(begin), kHugePage) -
-                      reinterpret_cast<uintptr_t>(begin);
+  const size_t head =
+      RoundUp(reinterpret_cast<uintptr_t>(begin), kHugePage) - reinterpret_cast<uintptr_t>(begin);
   if (head > 0) munmap(begin, head);
   if (head < kHugePage) munmap(begin + head + bytes, kHugePage - head);
   // A kernel without transparent huge pages gives small ones: slower, not wrong.

@@ -24,8 +24,8 @@ struct MatrixView {
   int cols = 0;
 };
 
-// Owned memory, aligned to 64 bytes and, where the kernel allows, on huge pages: DRAM reads of 4 KiB
-// pages stop at about half the bandwidth of two cores (docs/PERFORMANCE.md). Zeroed at first.
+// Owned memory, aligned to 64 bytes and, where the kernel allows, on huge pages: DRAM reads of 4
+// KiB pages stop at about half the bandwidth of two cores (docs/PERFORMANCE.md). Zeroed at first.
 class Buffer {
  public:
   Buffer() = default;
@@ -67,8 +67,8 @@ inline constexpr int kBlockTokens = 16;
 struct KvShape {
   int layers = 0;
   int kv_heads = 0;
-  int head_dim = 0;            // even
-  DType dtype = DType::kF32;   // kF32 or kBF16
+  int head_dim = 0;           // even
+  DType dtype = DType::kF32;  // kF32 or kBF16
 
   bool operator==(const KvShape&) const = default;
   int64_t tile_bytes() const { return int64_t{kBlockTokens} * head_dim * BytesOf(dtype); }

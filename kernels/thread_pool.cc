@@ -103,8 +103,7 @@ void ThreadPool::ParallelFor(int tasks, absl::FunctionRef<void(int task)> fn) {
   s.fn = &fn;
   s.tasks = static_cast<uint32_t>(tasks);
   s.finished.store(0, std::memory_order_relaxed);
-  s.tickets.store(uint64_t{number} << 32 | static_cast<uint32_t>(tasks),
-                  std::memory_order_release);
+  s.tickets.store(uint64_t{number} << 32 | static_cast<uint32_t>(tasks), std::memory_order_release);
   s.job.store(number, std::memory_order_release);
   s.job.notify_all();
   s.Work(number);

@@ -26,7 +26,7 @@ struct LowRank {
 // Immutable once loaded; identified by its digest, never by a name.
 struct Adapter {
   std::vector<std::array<LowRank, kLinears>> layers;  // [layer][Linear]
-  Digest digest;         // of the adapter's own tensors and settings
+  Digest digest;                                      // of the adapter's own tensors and settings
   Digest module_digest;  // of base + adapter: the writer of its K/V blocks
 };
 

@@ -30,9 +30,9 @@ struct Architecture {
   bool qkv_bias_always = false;
   bool reads_attention_bias = false;
   bool qk_norm = false;
-  int head_dim_default = 0;        // 0: hidden / heads
+  int head_dim_default = 0;  // 0: hidden / heads
   int positions_default = 0;
-  int window_default = 0;          // 0: none
+  int window_default = 0;            // 0: none
   bool window_needs_switch = false;  // sliding_window counts only with use_sliding_window
 };
 
@@ -76,8 +76,8 @@ absl::Status OutOfRange(std::string_view field, double value, double low, double
 // The integer `field` within [low, high]; `fallback` 0 makes it required.
 absl::StatusOr<int> IntWithin(const Json& object, std::string_view field, int64_t fallback,
                               int64_t low, int64_t high) {
-  ASSIGN_OR_RETURN(const int64_t value, fallback == 0 ? JsonInt(object, field)
-                                                      : JsonInt(object, field, fallback));
+  ASSIGN_OR_RETURN(const int64_t value,
+                   fallback == 0 ? JsonInt(object, field) : JsonInt(object, field, fallback));
   if (value < low || value > high) {
     return absl::InvalidArgumentError(
         absl::StrFormat("field '%s': %d is not within [%d, %d]", field, value, low, high));
@@ -110,8 +110,7 @@ absl::StatusOr<const Architecture*> FindArchitecture(const Json& config) {
   std::vector<std::string> known;
   for (const Architecture& a : kArchitectures) known.emplace_back(a.name);
   return absl::UnimplementedError(
-      absl::StrFormat("field 'architectures': '%s' is not known; known are %s",
-                      found.substr(0, 80),
+      absl::StrFormat("field 'architectures': '%s' is not known; known are %s", found.substr(0, 80),
                       absl::StrJoin(known, ", ")));
 }
 
@@ -149,19 +148,17 @@ double YarnScale(double factor, double mscale) {
 }
 
 absl::Status ParseYarn(const Json& json, int positions, RopeScaling& rope) {
-  ASSIGN_OR_RETURN(rope.original_positions,
-                   IntWithin(json, "original_max_position_embeddings", positions, 1,
-                             kPositionsMax));
+  ASSIGN_OR_RETURN(rope.original_positions, IntWithin(json, "original_max_position_embeddings",
+                                                      positions, 1, kPositionsMax));
   const double ratio = std::max(1.0, static_cast<double>(positions) / rope.original_positions);
   ASSIGN_OR_RETURN(rope.factor, NumberWithin(json, "factor", ratio, 1, kRopeFactorMax));
   ASSIGN_OR_RETURN(rope.beta_fast, NumberWithin(json, "beta_fast", 32, 1e-3, 1e6));
   ASSIGN_OR_RETURN(rope.beta_slow, NumberWithin(json, "beta_slow", 1, 1e-3, rope.beta_fast));
   ASSIGN_OR_RETURN(const double mscale, NumberWithin(json, "mscale", 0, 0, 100));
   ASSIGN_OR_RETURN(const double mscale_all, NumberWithin(json, "mscale_all_dim", 0, 0, 100));
-  const double derived =
-      mscale > 0 && mscale_all > 0
-          ? YarnScale(rope.factor, mscale) / YarnScale(rope.factor, mscale_all)
-          : YarnScale(rope.factor, 1);
+  const double derived = mscale > 0 && mscale_all > 0
+                             ? YarnScale(rope.factor, mscale) / YarnScale(rope.factor, mscale_all)
+                             : YarnScale(rope.factor, 1);
   ASSIGN_OR_RETURN(rope.attention_factor,
                    NumberWithin(json, "attention_factor", derived, 1e-3, 1e3));
   ASSIGN_OR_RETURN(const bool truncate, JsonBool(json, "truncate", true));
@@ -241,8 +238,8 @@ absl::Status ParseRope(const Json& json, ModelConfig& config) {
   const RopeScaling& scaling = config.rope_scaling;
   if (scaling.kind == RopeScaling::Kind::kYarn) {
     const double stretched = scaling.factor * scaling.original_positions;
-    config.positions_max = static_cast<int>(
-        std::clamp<double>(stretched, config.positions_max, kPositionsMax));
+    config.positions_max =
+        static_cast<int>(std::clamp<double>(stretched, config.positions_max, kPositionsMax));
   }
   return absl::OkStatus();
 }
@@ -276,8 +273,8 @@ absl::StatusOr<int> ParseWindow(const Json& json, const Architecture& a) {
 absl::Status RefuseUnknownParts(const Json& json) {
   ASSIGN_OR_RETURN(const std::string activation, JsonString(json, "hidden_act", "silu"));
   if (activation != "silu") {
-    return absl::UnimplementedError(
-        absl::StrFormat("field 'hidden_act': '%s' is not known; silu is", activation.substr(0, 80)));
+    return absl::UnimplementedError(absl::StrFormat(
+        "field 'hidden_act': '%s' is not known; silu is", activation.substr(0, 80)));
   }
   ASSIGN_OR_RETURN(const bool mlp_bias, JsonBool(json, "mlp_bias", false));
   if (mlp_bias) return absl::UnimplementedError("field 'mlp_bias': true is not known; false is");
@@ -289,7 +286,7 @@ absl::Status RefuseUnknownParts(const Json& json) {
   for (const char* field : {"quantization_config", "compression_config"}) {
     if (!IsSet(json, field)) continue;
     const Json& quantization = json[field];
-    const auto method = JsonString(quantization, "quant_method", "of no name");
+    const auto method = JsonString(quantization, "quant_method", Shown(quantization));
     return absl::UnimplementedError(absl::StrFormat(
         "field '%s': quantisation '%s' is not known; use the checkpoint in f32, f16 or bf16", field,
         method.ok() ? method->substr(0, 80) : Shown(quantization)));

@@ -16,12 +16,12 @@ struct RopeScaling {
   enum class Kind { kNone, kLinear, kLlama3, kYarn };
   Kind kind = Kind::kNone;
   double factor = 1;
-  double low_freq_factor = 1;    // llama3
-  double high_freq_factor = 4;   // llama3
-  int original_positions = 0;    // llama3, yarn: original_max_position_embeddings
-  double beta_fast = 32;         // yarn
-  double beta_slow = 1;          // yarn
-  double attention_factor = 0;   // yarn: 0 means derived from factor (0.1 ln(factor) + 1)
+  double low_freq_factor = 1;   // llama3
+  double high_freq_factor = 4;  // llama3
+  int original_positions = 0;   // llama3, yarn: original_max_position_embeddings
+  double beta_fast = 32;        // yarn
+  double beta_slow = 1;         // yarn
+  double attention_factor = 0;  // yarn: 0 means derived from factor (0.1 ln(factor) + 1)
 
   bool operator==(const RopeScaling&) const = default;
 };
@@ -45,7 +45,7 @@ struct ModelConfig {
   RopeScaling rope_scaling;
   bool tied_embeddings = false;
   bool qkv_bias = false;
-  bool o_bias = false;   // Llama and Qwen3 with attention_bias
+  bool o_bias = false;  // Llama and Qwen3 with attention_bias
   bool qk_norm = false;
   std::vector<TokenId> eos_ids;  // config.json and generation_config.json
   std::string dtype;             // torch_dtype as written, empty when absent

@@ -12,9 +12,9 @@ void AddDouble(double value, DigestBuilder& digest) {
 void AddRope(const ModelConfig& config, DigestBuilder& digest) {
   const RopeScaling& scaling = config.rope_scaling;
   digest.AddInt(static_cast<int64_t>(scaling.kind)).AddInt(scaling.original_positions);
-  for (double value : {config.rope_theta, scaling.factor, scaling.low_freq_factor,
-                       scaling.high_freq_factor, scaling.beta_fast, scaling.beta_slow,
-                       scaling.attention_factor}) {
+  for (double value :
+       {config.rope_theta, scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor,
+        scaling.beta_fast, scaling.beta_slow, scaling.attention_factor}) {
     AddDouble(value, digest);
   }
 }
@@ -29,8 +29,7 @@ Digest DigestOfTensor(const Tensor& tensor) {
   return digest.AddRaw(tensor.bytes).Finish();
 }
 
-Digest DigestOfBase(const ModelConfig& config, kernels::DType dtype,
-                    const TensorDigests& tensors) {
+Digest DigestOfBase(const ModelConfig& config, kernels::DType dtype, const TensorDigests& tensors) {
   DigestBuilder digest;
   digest.AddString("chorale base").AddInt(kernels::kKvLayoutVersion);
   digest.AddString(kernels::NameOf(dtype));

@@ -27,8 +27,8 @@ namespace chorale {
 
 // Rows of one batch that belong to one sequence.
 struct BatchSequence {
-  std::span<const TokenId> tokens;  // the new rows; their K/V are written
-  int context = 0;                  // tokens already in the blocks
+  std::span<const TokenId> tokens;           // the new rows; their K/V are written
+  int context = 0;                           // tokens already in the blocks
   std::span<const kernels::BlockId> blocks;  // ceil((context + tokens) / kBlockTokens) at least
   const Adapter* adapter = nullptr;          // null: the base
   bool wants_logits = false;                 // of the last row

@@ -40,9 +40,9 @@ absl::Status RefuseUnknown(const Json& json) {
                             "trainable_token_indices", "target_parameters", "exclude_modules"}) {
     const auto it = json.find(field);
     if (it != json.end() && !IsEmpty(*it)) {
-      return absl::UnimplementedError(absl::StrFormat(
-          "field '%s': %s is not supported; merge the adapter or train it without", field,
-          DumpJson(*it).substr(0, 80)));
+      return absl::UnimplementedError(
+          absl::StrFormat("field '%s': %s is not supported; merge the adapter or train it without",
+                          field, DumpJson(*it).substr(0, 80)));
     }
   }
   ASSIGN_OR_RETURN(const std::string type, JsonString(json, "peft_type"));
@@ -144,7 +144,8 @@ absl::Status RefuseUnread(const Checkpoint& checkpoint, const TensorDigests& rea
 }
 
 absl::Status InFile(const std::string& file, const absl::Status& status) {
-  return absl::Status(status.code(), absl::StrFormat("%s: %s", file, std::string(status.message())));
+  return absl::Status(status.code(),
+                      absl::StrFormat("%s: %s", file, std::string(status.message())));
 }
 
 }  // namespace
@@ -167,8 +168,7 @@ absl::StatusOr<std::unique_ptr<const Adapter>> LoadPeftAdapter(
     const int64_t shape[] = {rows, cols};
     ASSIGN_OR_RETURN(const Tensor tensor, checkpoint->Get(name, shape));
     read[name] = DigestOfTensor(tensor);
-    const kernels::MatrixView view = ToView(tensor);
-    return kernels.pack({&view, 1}, dtype, pool);
+    return PackTensors({&tensor, 1}, kernels, dtype, pool);
   };
   for (int layer = 0; layer < config.layers; ++layer) {
     if (peft->layers && !peft->layers->contains(layer)) continue;

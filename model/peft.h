@@ -12,10 +12,10 @@
 
 namespace chorale {
 
-// The adapter of a folder with adapter_config.json and adapter_model.safetensors, for the base named
-// by `base`. InvalidArgument names the field, or the tensor with its expected and found shape;
-// Unimplemented names a feature of PEFT that changes results and is not known here (DoRA, biases,
-// saved modules, patterns of ranks).
+// The adapter of a folder with adapter_config.json and adapter_model.safetensors, for the base
+// named by `base`. InvalidArgument names the field, or the tensor with its expected and found
+// shape; Unimplemented names a feature of PEFT that changes results and is not known here (DoRA,
+// biases, saved modules, patterns of ranks).
 absl::StatusOr<std::unique_ptr<const Adapter>> LoadPeftAdapter(
     const std::string& folder, const ModelConfig& config, const Digest& base,
     const kernels::Kernels& kernels, kernels::DType dtype, kernels::ThreadPool& pool);

@@ -30,8 +30,7 @@ void ScaleLlama3(const RopeScaling& scaling, std::vector<double>& frequencies) {
 void ScaleYarn(const ModelConfig& config, std::vector<double>& frequencies) {
   const RopeScaling& scaling = config.rope_scaling;
   const auto dimension_of = [&](double turns) {
-    return config.head_dim *
-           std::log(scaling.original_positions / (turns * 2 * std::numbers::pi)) /
+    return config.head_dim * std::log(scaling.original_positions / (turns * 2 * std::numbers::pi)) /
            (2 * std::log(config.rope_theta));
   };
   const double low = std::max(std::floor(dimension_of(scaling.beta_fast)), 0.0);

@@ -1,10 +1,5 @@
 #include "model/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -12,6 +7,11 @@
 #include <filesystem>
 #include <set>
 #include <utility>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_format.h"
@@ -122,8 +122,10 @@ absl::StatusOr<Placed> ParseTensor(std::string_view what, const std::string& nam
   }
   auto shape = Integers(entry, "shape");
   if (!shape || shape->size() > kDimensionsMax) {
-    return TensorError(what, name, absl::StrFormat("field 'shape' must be a list of at most %d "
-                                                   "integers of 0 or more", kDimensionsMax));
+    return TensorError(what, name,
+                       absl::StrFormat("field 'shape' must be a list of at most %d "
+                                       "integers of 0 or more",
+                                       kDimensionsMax));
   }
   const auto offsets = Integers(entry, "data_offsets");
   if (!offsets || offsets->size() != 2) {
@@ -142,9 +144,8 @@ absl::StatusOr<Placed> ParseTensor(std::string_view what, const std::string& nam
   if (!bytes || static_cast<uint64_t>(*bytes) != end - begin) {
     return TensorError(
         what, name,
-        absl::StrFormat("shape %s of %s takes %s bytes, data_offsets give it %d",
-                        ShapeText(*shape), *dtype_name,
-                        bytes ? std::to_string(*bytes) : std::string("more than 2^63"),
+        absl::StrFormat("shape %s of %s takes %s bytes, data_offsets give it %d", ShapeText(*shape),
+                        *dtype_name, bytes ? std::to_string(*bytes) : std::string("more than 2^63"),
                         end - begin));
   }
   return Placed{.tensor = {.name = name,
@@ -166,9 +167,9 @@ absl::Status CheckLayout(std::string_view what, std::vector<Placed>& placed, uin
       return TensorError(what, p.tensor.name, "its bytes overlap those of another tensor");
     }
     if (p.begin > covered) {
-      return TensorError(what, p.tensor.name,
-                         absl::StrFormat("there is a hole of %d bytes before it",
-                                         p.begin - covered));
+      return TensorError(
+          what, p.tensor.name,
+          absl::StrFormat("there is a hole of %d bytes before it", p.begin - covered));
     }
     covered = p.end;
   }
@@ -191,9 +192,9 @@ absl::StatusOr<std::string_view> HeaderOf(std::span<const std::byte> file, std::
     header_bytes |= std::to_integer<uint64_t>(file[i]) << (8 * i);
   }
   if (header_bytes > kHeaderBytesMax) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s: header of %d bytes, more than the limit of %d; not a safetensors file?",
-                        what, header_bytes, kHeaderBytesMax));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: header of %d bytes, more than the limit of %d; not a safetensors file?", what,
+        header_bytes, kHeaderBytesMax));
   }
   if (header_bytes > file.size() - kLengthBytes) {
     return absl::InvalidArgumentError(
@@ -248,8 +249,8 @@ struct Checkpoint::Mapping {
   absl::Status Open(const std::string& path) {
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
-      const auto code = errno == ENOENT ? absl::StatusCode::kNotFound
-                                        : absl::StatusCode::kUnavailable;
+      const auto code =
+          errno == ENOENT ? absl::StatusCode::kNotFound : absl::StatusCode::kUnavailable;
       return absl::Status(code, absl::StrFormat("%s: %s", path, std::strerror(errno)));
     }
     absl::Status status = Map(fd, path);
@@ -325,9 +326,9 @@ absl::Status Checkpoint::AddShards(const std::string& model_folder) {
   for (const std::string& shard : shards) RETURN_IF_ERROR(AddFile(model_folder + "/" + shard));
   for (const auto& [name, file] : map->items()) {
     if (!Has(name)) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "%s: tensor '%s' is in none of the files; the index says %s", index_path, name,
-          DumpJson(file)));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s: tensor '%s' is in none of the files; the index says %s", index_path,
+                          name, DumpJson(file)));
     }
   }
   return absl::OkStatus();
@@ -342,9 +343,8 @@ absl::StatusOr<std::unique_ptr<const Checkpoint>> Checkpoint::Open(
   } else if (std::filesystem::exists(model_folder + "/model.safetensors.index.json", ignored)) {
     RETURN_IF_ERROR(checkpoint->AddShards(model_folder));
   } else {
-    return absl::NotFoundError(
-        absl::StrFormat("%s: neither model.safetensors nor model.safetensors.index.json is there",
-                        model_folder));
+    return absl::NotFoundError(absl::StrFormat(
+        "%s: neither model.safetensors nor model.safetensors.index.json is there", model_folder));
   }
   return checkpoint;
 }
@@ -364,14 +364,14 @@ absl::StatusOr<Tensor> Checkpoint::Get(std::string_view name,
   }
   const Tensor& tensor = it->second;
   if (!std::equal(shape.begin(), shape.end(), tensor.shape.begin(), tensor.shape.end())) {
-    return TensorError(path_, name,
-                       absl::StrFormat("expected shape %s, found %s", ShapeText(shape),
-                                       ShapeText(tensor.shape)));
+    return TensorError(
+        path_, name,
+        absl::StrFormat("expected shape %s, found %s", ShapeText(shape), ShapeText(tensor.shape)));
   }
   if (!tensor.dtype) {
-    return TensorError(path_, name,
-                       absl::StrFormat("expected dtype F32, F16 or BF16, found %s",
-                                       tensor.dtype_name));
+    return TensorError(
+        path_, name,
+        absl::StrFormat("expected dtype F32, F16 or BF16, found %s", tensor.dtype_name));
   }
   return tensor;
 }

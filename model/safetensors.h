@@ -58,8 +58,8 @@ class Checkpoint {
   absl::flat_hash_map<std::string, Tensor> tensors_;
 };
 
-// The tensors that the bytes of one safetensors file describe; the views point into `file`. The seam
-// for fuzzing. `what` names the file in errors.
+// The tensors that the bytes of one safetensors file describe; the views point into `file`. The
+// seam for fuzzing. `what` names the file in errors.
 absl::StatusOr<std::vector<Tensor>> ParseSafetensors(std::span<const std::byte> file,
                                                      std::string_view what);
 

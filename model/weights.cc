@@ -1,5 +1,6 @@
 #include "model/weights.h"
 
+#include <cstdint>
 #include <cstring>
 #include <map>
 #include <utility>
@@ -45,9 +46,9 @@ class Packer {
       : tensors_(tensors), kernels_(kernels), dtype_(dtype), pool_(pool) {}
 
   PackedMatrix Matrix(std::initializer_list<std::string> names) const {
-    std::vector<MatrixView> views;
-    for (const std::string& name : names) views.push_back(ToView(tensors_.at(name)));
-    return kernels_.pack(views, dtype_, pool_);
+    std::vector<Tensor> matrices;
+    for (const std::string& name : names) matrices.push_back(tensors_.at(name));
+    return PackTensors(matrices, kernels_, dtype_, pool_);
   }
   std::vector<float> Vector(const std::string& name) const { return ToFloats(tensors_.at(name)); }
 
@@ -113,11 +114,23 @@ Digest DigestOf(const ModelConfig& config, kernels::DType dtype,
 
 }  // namespace
 
-MatrixView ToView(const Tensor& tensor) {
-  return {.data = tensor.bytes.data(),
-          .dtype = *tensor.dtype,
-          .rows = static_cast<int>(tensor.shape[0]),
-          .cols = static_cast<int>(tensor.shape[1])};
+PackedMatrix PackTensors(std::span<const Tensor> tensors, const kernels::Kernels& kernels,
+                         kernels::DType dtype, kernels::ThreadPool& pool) {
+  std::vector<MatrixView> views;
+  std::vector<kernels::Buffer> copies;
+  for (const Tensor& tensor : tensors) {
+    const void* data = tensor.bytes.data();
+    if (reinterpret_cast<uintptr_t>(data) % kernels::BytesOf(*tensor.dtype) != 0) {
+      std::byte* copy = copies.emplace_back(tensor.bytes.size()).data();
+      std::memcpy(copy, data, tensor.bytes.size());
+      data = copy;
+    }
+    views.push_back({.data = data,
+                     .dtype = *tensor.dtype,
+                     .rows = static_cast<int>(tensor.shape[0]),
+                     .cols = static_cast<int>(tensor.shape[1])});
+  }
+  return kernels.pack(views, dtype, pool);
 }
 
 std::vector<float> ToFloats(const Tensor& tensor) {
@@ -130,8 +143,8 @@ std::vector<float> ToFloats(const Tensor& tensor) {
   for (size_t i = 0; i < size; ++i) {
     uint16_t bits;
     std::memcpy(&bits, tensor.bytes.data() + 2 * i, 2);
-    out[i] = *tensor.dtype == kernels::DType::kF16 ? kernels::F16ToF32(bits)
-                                                   : kernels::BF16ToF32(bits);
+    out[i] =
+        *tensor.dtype == kernels::DType::kF16 ? kernels::F16ToF32(bits) : kernels::BF16ToF32(bits);
   }
   return out;
 }

@@ -3,6 +3,7 @@
 // Query, key and value projections lie in one matrix, gate and up in another: one matmul each.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -48,7 +49,10 @@ absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint&
 
 // A vector of any readable dtype, widened.
 std::vector<float> ToFloats(const Tensor& tensor);
-kernels::MatrixView ToView(const Tensor& tensor);
+// Packs matrices, one below the other. A file may hold them at any address; kernels read aligned
+// ones, so the others are copied first.
+kernels::PackedMatrix PackTensors(std::span<const Tensor> tensors, const kernels::Kernels& kernels,
+                                  kernels::DType dtype, kernels::ThreadPool& pool);
 
 // What one tensor of a checkpoint must look like.
 struct TensorSpec {

@@ -13,7 +13,7 @@ absl::Status Membership::Report(int64_t session, WorkerInfo worker, absl::Time n
   }
   Entry& entry = entries_[worker.id];
   if (entry.session != 0 && entry.session != session) {
-    if (entry.worker.pid != worker.pid) {
+    if (entry.worker.pid != worker.pid || entry.worker.address != worker.address) {
       return absl::AlreadyExistsError(absl::StrFormat(
           "worker '%s' is a member already, at %s: give this one another --worker-id", worker.id,
           entry.worker.address));

@@ -1,9 +1,9 @@
 // Membership: who belongs to the cluster and what each last said of itself.
 //
-// Values in, a table out: no threads, clock or sockets. A worker joins with its first report, leaves
-// when its connection ends, and is dropped when it was silent for too long. Reports carry a session,
-// a number that is new for every connection: a connection that ends late cannot remove the worker
-// that has joined again on a newer one.
+// Values in, a table out: no threads, clock or sockets. A worker joins with its first report,
+// leaves when its connection ends, and is dropped when it was silent for too long. Reports carry a
+// session, a number that is new for every connection: a connection that ends late cannot remove the
+// worker that has joined again on a newer one.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ enum class WorkerRole { kPrefill, kDecode };
 
 struct ServedModelInfo {
   std::string name;
-  std::string base;    // empty unless this is an adapter
+  std::string base;  // empty unless this is an adapter
   std::string folder;
   Digest writer;
   int context_tokens = 0;
@@ -48,7 +48,7 @@ struct WorkerInfo {
 
 class Membership {
  public:
-  // Takes in a report. InvalidArgument: no id, no address; AlreadyExists: another live session has
+  // Takes in a report. InvalidArgument: no id, no address; AlreadyExists: another live process has
   // this id.
   absl::Status Report(int64_t session, WorkerInfo worker, absl::Time now);
   // The connection `session` has ended.

@@ -71,7 +71,8 @@ absl::StatusOr<Route> ChooseRoute(std::span<const WorkerInfo> workers, std::stri
     }
   }
   Route route{.decode = *decode};
-  if (const WorkerInfo* prefill = LeastLoaded(prefillers, under_way, turn)) route.prefill = *prefill;
+  if (const WorkerInfo* prefill = LeastLoaded(prefillers, under_way, turn))
+    route.prefill = *prefill;
   return route;
 }
 

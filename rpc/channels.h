@@ -4,11 +4,11 @@
 // notice a peer that vanished without a word. Thread safe.
 #pragma once
 
-#include <grpcpp/channel.h>
-
 #include <memory>
 #include <mutex>
 #include <string>
+
+#include <grpcpp/channel.h>
 
 #include "absl/container/flat_hash_map.h"
 

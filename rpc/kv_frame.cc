@@ -1,13 +1,13 @@
 #include "rpc/kv_frame.h"
 
-#include <google/protobuf/io/coded_stream.h>
-#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
-#include <google/protobuf/wire_format_lite.h>
-
 #include <algorithm>
 #include <cstring>
 #include <optional>
 #include <string>
+
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <google/protobuf/wire_format_lite.h>
 
 #include "absl/strings/str_format.h"
 #include "base/check.h"
@@ -87,8 +87,8 @@ absl::StatusOr<DecodedKvFrame> DecodeKvFrame(const grpc::ByteBuffer& frame) {
     return absl::DataLossError("a K/V frame cannot be read");
   }
   const std::string_view bytes(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  if (absl::Status status = ParseHeader(bytes, decoded.header, decoded.payload_begin,
-                                        decoded.payload_bytes);
+  if (absl::Status status =
+          ParseHeader(bytes, decoded.header, decoded.payload_begin, decoded.payload_bytes);
       !status.ok()) {
     return status;
   }

@@ -2,11 +2,11 @@
 // std::string. Any protobuf client reads the same frames.
 #pragma once
 
-#include <grpcpp/support/byte_buffer.h>
-
 #include <cstdint>
 #include <span>
 #include <vector>
+
+#include <grpcpp/support/byte_buffer.h>
 
 #include "absl/status/statusor.h"
 #include "cache/block_key.h"

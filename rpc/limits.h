@@ -14,9 +14,9 @@ inline constexpr int64_t kFrameBytesMax = 1 << 20;
 // What a stream may have waiting to be written before its producer pauses or is cut off.
 inline constexpr int64_t kStreamBytesMax = 8 << 20;
 
-// Pings on connections with calls; servers permit them (rpc/server.cc), or long streams would die of
-// too_many_pings.
-inline constexpr int kKeepaliveMs = 10'000;
-inline constexpr int kKeepaliveTimeoutMs = 5'000;
+// Pings on connections with calls; servers permit them (rpc/server.cc), or long streams would die
+// of too_many_pings.
+inline constexpr int kKeepaliveMs = 3'000;  // a hung peer is lost after both times
+inline constexpr int kKeepaliveTimeoutMs = 3'000;
 
 }  // namespace chorale

@@ -1,12 +1,12 @@
-// A gRPC server with what every Chorale process offers: health, reflection, keepalive that tolerates
-// long streams, message limits, and a drain that lets running calls end.
+// A gRPC server with what every Chorale process offers: health, reflection, keepalive that
+// tolerates long streams, message limits, and a drain that lets running calls end.
 #pragma once
-
-#include <grpcpp/server.h>
 
 #include <memory>
 #include <string>
 #include <vector>
+
+#include <grpcpp/server.h>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"

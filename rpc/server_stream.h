@@ -1,11 +1,9 @@
 // ServerStream: the sending side of a server-streaming call, for producers on other threads.
 //
-// gRPC allows one write at a time and one end; a ServerStream queues what comes in between. It keeps
-// itself alive until gRPC is done with it, so that a producer may hold it longer than the call
-// lasts: what is pushed after the end is dropped. Thread safe.
+// gRPC allows one write at a time and one end; a ServerStream queues what comes in between. It
+// keeps itself alive until gRPC is done with it, so that a producer may hold it longer than the
+// call lasts: what is pushed after the end is dropped. Thread safe.
 #pragma once
-
-#include <grpcpp/support/server_callback.h>
 
 #include <deque>
 #include <functional>
@@ -13,6 +11,11 @@
 #include <mutex>
 #include <optional>
 #include <utility>
+
+#include <grpcpp/support/server_callback.h>
+
+#include "absl/strings/str_format.h"
+#include "rpc/limits.h"
 
 namespace chorale {
 
@@ -32,6 +35,15 @@ class ServerStream : public grpc::ServerWriteReactor<Message> {
     bytes_pending_ += bytes;
     queue_.push_back({std::move(message), bytes});
     if (queue_.size() == 1) this->StartWrite(&queue_.front().message);
+  }
+
+  // The same, for producers that do not pause: ends the call when its caller does not read.
+  void PushOrAbort(Message message, int64_t bytes) {
+    Push(std::move(message), bytes);
+    if (bytes_pending() <= kStreamBytesMax) return;
+    Abort(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                       absl::StrFormat("the stream is not read: more than %d bytes are waiting",
+                                       kStreamBytesMax)));
   }
 
   // Ends the call after what is queued. Only the first end counts.

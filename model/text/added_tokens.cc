@@ -32,20 +32,25 @@ absl::StatusOr<AddedToken> ParseToken(const Json& json, const Normalizer& normal
   return token;
 }
 
-// The class of the code point that ends at `end`.
-CharClass ClassBefore(std::string_view text, size_t end) {
+// The code point that ends at `end`.
+char32_t CodePointBefore(std::string_view text, size_t end) {
   size_t begin = end - 1;
   while (begin > 0 && (text[begin] & 0xC0) == 0x80) --begin;
-  return ClassOf(CharClasses(), CodePointAt(text, begin).value);
+  return CodePointAt(text, begin).value;
 }
 
-bool IsWord(CharClass c) { return c == CharClass::kLetter || c == CharClass::kNumber; }
-bool IsSpace(CharClass c) { return c == CharClass::kSpace || c == CharClass::kNewline; }
+bool IsWord(char32_t value) {
+  const CharClass c = ClassOf(CharClasses(), value);
+  return c == CharClass::kLetter || c == CharClass::kNumber || value == '_';
+}
+bool IsSpace(char32_t value) {
+  const CharClass c = ClassOf(CharClasses(), value);
+  return c == CharClass::kSpace || c == CharClass::kNewline;
+}
 
 bool StandsAlone(std::string_view text, size_t begin, size_t end) {
-  const bool left = begin == 0 || !IsWord(ClassBefore(text, begin));
-  const bool right =
-      end == text.size() || !IsWord(ClassOf(CharClasses(), CodePointAt(text, end).value));
+  const bool left = begin == 0 || !IsWord(CodePointBefore(text, begin));
+  const bool right = end == text.size() || !IsWord(CodePointAt(text, end).value);
   return left && right;
 }
 
@@ -95,13 +100,13 @@ void AddedTokens::Split(std::string_view input, bool normalized,
     }
     size_t begin = i;
     size_t end = i + match->match.size();
-    while (match->strips_left && begin > done && IsSpace(ClassBefore(input, begin))) {
+    while (match->strips_left && begin > done && IsSpace(CodePointBefore(input, begin))) {
       --begin;
       while (begin > done && (input[begin] & 0xC0) == 0x80) --begin;
     }
     while (match->strips_right && end < input.size()) {
       const CodePoint c = CodePointAt(input, end);
-      if (!IsSpace(ClassOf(CharClasses(), c.value))) break;
+      if (!IsSpace(c.value)) break;
       end += c.bytes;
     }
     if (begin > done) text(input.substr(done, begin - done), done == 0);

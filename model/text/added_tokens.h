@@ -17,10 +17,10 @@ namespace chorale {
 struct AddedToken {
   TokenId id = 0;
   std::string content;
-  std::string match;         // what is looked for: the content, normalised if `normalized`
+  std::string match;  // what is looked for: the content, normalised if `normalized`
   bool special = false;
   bool normalized = false;   // looked for after normalising
-  bool single_word = false;  // only between characters that are no letters or digits
+  bool single_word = false;  // only between characters that are no letters, digits or underscores
   bool strips_left = false;  // takes the white space before it along
   bool strips_right = false;
 };

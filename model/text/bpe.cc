@@ -71,9 +71,9 @@ absl::StatusOr<std::pair<std::string, std::string>> SidesOf(const Json& merge, s
       return std::pair(text.substr(0, space), text.substr(space + 1));
     }
   }
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "field 'model.merges[%d]': expected two pieces, found %s", index,
-      DumpJson(merge).substr(0, 80)));
+  return absl::InvalidArgumentError(
+      absl::StrFormat("field 'model.merges[%d]': expected two pieces, found %s", index,
+                      DumpJson(merge).substr(0, 80)));
 }
 
 absl::Status RefuseUnknown(const Json& model) {
@@ -136,9 +136,9 @@ absl::Status Bpe::AddPieces(const Json& model) {
     const size_t index = id.get<size_t>();
     if (index >= pieces_.size()) pieces_.resize(index + 1);
     if (!pieces_[index].empty()) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "field 'model.vocab': '%s' and '%s' have the same id %d",
-          pieces_[index].substr(0, 80), piece.substr(0, 80), index));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("field 'model.vocab': '%s' and '%s' have the same id %d",
+                          pieces_[index].substr(0, 80), piece.substr(0, 80), index));
     }
     pieces_[index] = piece;
   }
@@ -178,9 +178,9 @@ absl::Status Bpe::AddMerges(const Json& model) {
     for (int i = 0; i < 3; ++i) {
       const auto it = vocab.find(pieces[i]);
       if (it == vocab.end()) {
-        return absl::InvalidArgumentError(absl::StrFormat(
-            "field 'model.merges[%d]': '%s' is not in the vocabulary", rank,
-            pieces[i].substr(0, 80)));
+        return absl::InvalidArgumentError(
+            absl::StrFormat("field 'model.merges[%d]': '%s' is not in the vocabulary", rank,
+                            pieces[i].substr(0, 80)));
       }
       ids[i] = it->get<TokenId>();
     }
@@ -239,14 +239,15 @@ void Bpe::Symbols(std::string_view word, std::vector<TokenId>& ids) const {
     }
     return;
   }
+  const size_t begin = ids.size();
   for (size_t i = 0; i < word.size();) {
     const int bytes = CodePointAt(word, i).bytes;
-    AddCodePoint(word.substr(i, bytes), ids);
+    AddCodePoint(word.substr(i, bytes), begin, ids);
     i += bytes;
   }
 }
 
-void Bpe::AddCodePoint(std::string_view code_point, std::vector<TokenId>& ids) const {
+void Bpe::AddCodePoint(std::string_view code_point, size_t begin, std::vector<TokenId>& ids) const {
   const auto it = words_.find(absl::string_view(code_point.data(), code_point.size()));
   if (it != words_.end()) {
     ids.push_back(it->second.id);
@@ -258,7 +259,7 @@ void Bpe::AddCodePoint(std::string_view code_point, std::vector<TokenId>& ids) c
       });
   if (by_bytes) {
     for (char c : code_point) ids.push_back(byte_ids_[static_cast<uint8_t>(c)]);
-  } else if (unknown_ >= 0 && !(fuse_unknown_ && !ids.empty() && ids.back() == unknown_)) {
+  } else if (unknown_ >= 0 && !(fuse_unknown_ && ids.size() > begin && ids.back() == unknown_)) {
     ids.push_back(unknown_);
   }
 }

@@ -51,7 +51,8 @@ class Bpe {
   void AddWords();
   const Merge* Find(TokenId left, TokenId right) const;
   void Symbols(std::string_view word, std::vector<TokenId>& ids) const;
-  void AddCodePoint(std::string_view code_point, std::vector<TokenId>& ids) const;
+  // `begin` is where the ids of this word begin.
+  void AddCodePoint(std::string_view code_point, size_t begin, std::vector<TokenId>& ids) const;
   void MergeShort(std::vector<TokenId>& ids, size_t begin) const;
   void MergeLong(std::vector<TokenId>& ids, size_t begin) const;
 
@@ -62,7 +63,7 @@ class Bpe {
   TokenId unknown_ = -1;
   std::vector<std::string> pieces_;
   std::vector<std::string> bytes_;
-  std::vector<TokenId> byte_ids_;  // [256], -1: none
+  std::vector<TokenId> byte_ids_;                       // [256], -1: none
   absl::flat_hash_map<absl::string_view, Word> words_;  // by bytes; the views point into bytes_
   absl::flat_hash_map<uint64_t, Merge> merges_;         // by left << 32 | right
 };

@@ -1,9 +1,9 @@
 // Chat messages to prompt text, by the Jinja template that a model ships in tokenizer_config.json.
 //
-// A small interpreter of the part of Jinja that the templates of Qwen2.5, Qwen3, Llama-3 and Mistral
-// use. A filter, test, function or statement that it does not know is refused by name when the
-// template is parsed. Rendering is bounded in output bytes and in steps, so that no template can
-// hang or exhaust a server.
+// A small interpreter of the part of Jinja that the templates of Qwen2.5, Qwen3, Llama-3 and
+// Mistral use. A filter, test, function or statement that it does not know is refused by name when
+// the template is parsed. Rendering is bounded in output bytes and in steps, so that no template
+// can hang or exhaust a server.
 //
 // A ChatTemplate is immutable after Parse and safe to share between threads.
 #pragma once

@@ -1,8 +1,8 @@
 // Token ids to text, one at a time, never half a code point.
 //
-// Whatever the split of the ids over calls, the pieces of text add up to Tokenizer::Decode of all of
-// them. Small and copyable: a sequence that moves to another worker takes it along, or rebuilds it
-// from its ids.
+// Whatever the split of the ids over calls, the pieces of text add up to Tokenizer::Decode of all
+// of them. Small and copyable: a sequence that moves to another worker takes it along, or rebuilds
+// it from its ids.
 #pragma once
 
 #include <string>

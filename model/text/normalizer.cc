@@ -1,9 +1,9 @@
 #include "model/text/normalizer.h"
 
-#include <utf8proc.h>
-
 #include <algorithm>
 #include <cstdlib>
+
+#include <utf8proc.h>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
@@ -14,17 +14,19 @@ namespace chorale {
 namespace {
 
 constexpr int kDepthMax = 8;
+// Bounds of what a hostile file can make of a text; real ones have two steps and triple it.
+constexpr size_t kPrefixBytesMax = 1024;
 
 bool IsAscii(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<signed char>(c) >= 0; });
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<signed char>(c) >= 0; });
 }
 
 std::string MapUnicode(const std::string& text, int options) {
   utf8proc_uint8_t* mapped = nullptr;
-  const utf8proc_ssize_t bytes =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                   static_cast<utf8proc_ssize_t>(text.size()), &mapped,
-                   static_cast<utf8proc_option_t>(options));
+  const utf8proc_ssize_t bytes = utf8proc_map(
+      reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+      static_cast<utf8proc_ssize_t>(text.size()), &mapped, static_cast<utf8proc_option_t>(options));
   CHECK_GE(bytes, 0) << "valid UTF-8 can be mapped: " << utf8proc_errmsg(bytes);
   std::string result(reinterpret_cast<const char*>(mapped), static_cast<size_t>(bytes));
   std::free(mapped);
@@ -32,6 +34,14 @@ std::string MapUnicode(const std::string& text, int options) {
 }
 
 }  // namespace
+
+absl::Status BoundGrowth(std::string_view from, std::string_view to, double& growth,
+                         std::string_view field) {
+  growth *= std::max(1.0, static_cast<double>(to.size()) / static_cast<double>(from.size()));
+  if (growth <= kGrowthMax) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "field '%s': its replacements make a text more than %g times as long", field, kGrowthMax));
+}
 
 std::string ReplaceAll(std::string_view text, std::string_view from, std::string_view to) {
   std::string out;
@@ -73,6 +83,11 @@ absl::Status Normalizer::Add(const Json& json, int depth) {
     steps_.push_back({.unicode_options = decompose | UTF8PROC_COMPAT, .keeps_ascii = true});
   } else if (type == "Prepend") {
     ASSIGN_OR_RETURN(const std::string prefix, JsonString(json, "prepend"));
+    if (prefix.size() > kPrefixBytesMax) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("field 'normalizer.prepend': %d bytes, more than the limit of %d",
+                          prefix.size(), kPrefixBytesMax));
+    }
     steps_.push_back({.kind = Kind::kPrepend, .to = prefix});
   } else if (type == "Replace") {
     const auto pattern = json.find("pattern");
@@ -83,6 +98,7 @@ absl::Status Normalizer::Add(const Json& json, int depth) {
     ASSIGN_OR_RETURN(const std::string from, JsonString(*pattern, "String"));
     ASSIGN_OR_RETURN(const std::string to, JsonString(json, "content"));
     if (from.empty()) return absl::InvalidArgumentError("field 'normalizer.pattern': empty");
+    RETURN_IF_ERROR(BoundGrowth(from, to, growth_, "normalizer"));
     steps_.push_back({.kind = Kind::kReplace, .from = from, .to = to});
   } else if (type == "Strip") {
     ASSIGN_OR_RETURN(const bool left, JsonBool(json, "strip_left", false));

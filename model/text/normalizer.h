@@ -36,9 +36,17 @@ class Normalizer {
   absl::Status Add(const Json& json, int depth);
 
   std::vector<Step> steps_;
+  double growth_ = 1;  // how much longer replacements may make a text
 };
 
 // Replaces every occurrence, from left to right. `from` is not empty.
 std::string ReplaceAll(std::string_view text, std::string_view from, std::string_view to);
+
+// Replacements one after the other make a text at most this many times as long.
+inline constexpr double kGrowthMax = 64;
+// Multiplies `growth` by that of one more replacement; InvalidArgument naming `field` beyond the
+// limit.
+absl::Status BoundGrowth(std::string_view from, std::string_view to, double& growth,
+                         std::string_view field);
 
 }  // namespace chorale

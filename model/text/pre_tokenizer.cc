@@ -1,10 +1,10 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "model/text/pre_tokenizer.h"
 
-#include <pcre2.h>
-
 #include <algorithm>
 #include <utility>
+
+#include <pcre2.h>
 
 #include "absl/strings/str_format.h"
 #include "base/check.h"
@@ -15,6 +15,7 @@ namespace chorale {
 namespace {
 
 constexpr int kDepthMax = 8;
+constexpr size_t kStepsMax = 16;  // real ones have at most five; each is a level of recursion
 constexpr uint32_t kMatchStepsMax = 1'000'000;
 constexpr size_t kPatternBytesMax = 16 << 10;
 
@@ -41,9 +42,9 @@ struct PreTokenizer::Regex {
     int error = 0;
     PCRE2_SIZE offset = 0;
     auto regex = std::make_unique<Regex>();
-    regex->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                                PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
-                                nullptr);
+    regex->code =
+        pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                      PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr);
     if (regex->code == nullptr) {
       PCRE2_UCHAR message[256];
       pcre2_get_error_message(error, message, sizeof(message));
@@ -80,6 +81,13 @@ absl::Status PreTokenizer::Add(const Json& json, int depth) {
     for (const Json& item : *list) RETURN_IF_ERROR(Add(item, depth + 1));
     return absl::OkStatus();
   }
+  RETURN_IF_ERROR(AddStep(json, type));
+  if (steps_.size() <= kStepsMax) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("field 'pre_tokenizer': more than the limit of %d steps", kStepsMax));
+}
+
+absl::Status PreTokenizer::AddStep(const Json& json, const std::string& type) {
   if (type == "ByteLevel") {
     byte_level_ = true;
     ASSIGN_OR_RETURN(const bool prefix, JsonBool(json, "add_prefix_space", true));
@@ -143,6 +151,7 @@ absl::Status PreTokenizer::AddMetaspace(const Json& json) {
         "field 'pre_tokenizer.prepend_scheme': '%s' is not one of always, first, never",
         scheme.substr(0, 80)));
   }
+  RETURN_IF_ERROR(BoundGrowth(" ", step.replacement, growth_, "pre_tokenizer"));
   step.prepends = scheme != "never";
   step.only_first = scheme == "first";
   steps_.push_back(std::move(step));
@@ -198,9 +207,9 @@ absl::Status PreTokenizer::RunRegex(size_t step, std::string_view text, bool fir
   size_t done = 0;
   size_t from = 0;
   while (from < text.size()) {
-    const int found = pcre2_match(s.regex->code, reinterpret_cast<PCRE2_SPTR>(text.data()),
-                                  text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
-                                  match.get(), s.regex->context);
+    const int found =
+        pcre2_match(s.regex->code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
+                    PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, match.get(), s.regex->context);
     if (found == PCRE2_ERROR_NOMATCH) break;
     if (found < 0) {
       return absl::ResourceExhaustedError(

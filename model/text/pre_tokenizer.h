@@ -1,7 +1,7 @@
 // The pre-tokenizer of a tokenizer.json: cuts a text into words that tokens never cross.
 //
-// Known: Split (by regular expression or string, isolated or removed), ByteLevel, Digits, Metaspace,
-// and sequences. The expressions of GPT-2, Llama-3 and Qwen have scanners of their own
+// Known: Split (by regular expression or string, isolated or removed), ByteLevel, Digits,
+// Metaspace, and sequences. The expressions of GPT-2, Llama-3 and Qwen have scanners of their own
 // (splitters.h); any other runs in PCRE2.
 #pragma once
 
@@ -38,14 +38,15 @@ class PreTokenizer {
   struct Step {
     Kind kind = Kind::kGpt2;
     std::unique_ptr<const Regex> regex;
-    bool removes = false;       // what matches is dropped
-    std::string replacement;    // Metaspace
-    bool prepends = false;      // Metaspace
-    bool only_first = false;    // Metaspace: prepends to the first text only
-    bool splits = true;         // Metaspace
+    bool removes = false;     // what matches is dropped
+    std::string replacement;  // Metaspace
+    bool prepends = false;    // Metaspace
+    bool only_first = false;  // Metaspace: prepends to the first text only
+    bool splits = true;       // Metaspace
   };
   PreTokenizer();
   absl::Status Add(const Json& json, int depth);
+  absl::Status AddStep(const Json& json, const std::string& type);
   absl::Status AddSplit(const Json& json);
   absl::Status AddMetaspace(const Json& json);
   absl::Status Run(size_t step, std::string_view text, bool first, WordFn fn) const;
@@ -53,6 +54,7 @@ class PreTokenizer {
   absl::Status RunMetaspace(size_t step, std::string_view text, bool first, WordFn fn) const;
 
   std::vector<Step> steps_;
+  double growth_ = 1;  // how much longer Metaspace may make a text
   bool byte_level_ = false;
 };
 

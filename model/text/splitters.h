@@ -1,5 +1,6 @@
 // How a text is cut into the words that byte pair encoding works on, for the patterns that models
-// really use: scanners written out by hand, because a general regular expression is ten times slower.
+// really use: scanners written out by hand, because a general regular expression is ten times
+// slower.
 //
 // tests/model/text compares each with PCRE2 on the pattern itself, over random text.
 #pragma once

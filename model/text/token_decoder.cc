@@ -16,7 +16,8 @@ absl::StatusOr<TokenDecoder> TokenDecoder::Parse(const Json& json) {
   TokenDecoder decoder;
   if (json.is_null()) {
     return absl::UnimplementedError(
-        "field 'decoder': null; known are ByteLevel, Metaspace, ByteFallback, Fuse, Replace, Strip, "
+        "field 'decoder': null; known are ByteLevel, Metaspace, ByteFallback, Fuse, Replace, "
+        "Strip, "
         "Sequence");
   }
   RETURN_IF_ERROR(decoder.Add(json, 0));
@@ -57,6 +58,7 @@ absl::Status TokenDecoder::Add(const Json& json, int depth) {
     ASSIGN_OR_RETURN(const std::string from, JsonString(*pattern, "String"));
     ASSIGN_OR_RETURN(const std::string to, JsonString(json, "content"));
     if (from.empty()) return absl::InvalidArgumentError("field 'decoder.pattern': empty");
+    RETURN_IF_ERROR(BoundGrowth(from, to, growth_, "decoder"));
     replacements_.emplace_back(from, to);
     return absl::OkStatus();
   }

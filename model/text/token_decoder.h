@@ -1,7 +1,8 @@
 // The decoder of a tokenizer.json: from pieces back to text, one piece at a time.
 //
-// Known: ByteLevel, Metaspace, ByteFallback, Fuse, Replace of a string, Strip of leading spaces, and
-// sequences. What works on a whole text (Strip) is told as a number, so that a stream can do it.
+// Known: ByteLevel, Metaspace, ByteFallback, Fuse, Replace of a string, Strip of leading spaces,
+// and sequences. What works on a whole text (Strip) is told as a number, so that a stream can do
+// it.
 #pragma once
 
 #include <string>
@@ -30,6 +31,7 @@ class TokenDecoder {
   absl::Status AddStrip(const Json& json);
 
   std::vector<std::pair<std::string, std::string>> replacements_;
+  double growth_ = 1;  // how much longer replacements may make a piece
   bool byte_level_ = false;
   int spaces_stripped_ = 0;
 };

@@ -29,6 +29,7 @@ struct Tokenizer::Tables {
   std::vector<bool> special;
   absl::flat_hash_map<std::string, TokenId> ids;
 
+  absl::Status CheckTemplate() const;
   absl::Status Encode(std::string_view text, std::vector<TokenId>& out) const;
   absl::Status EncodePlain(std::string_view text, bool first, std::vector<TokenId>& out) const;
 };
@@ -127,14 +128,15 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::FromJson(const Json&
         "fields 'pre_tokenizer' and 'decoder': either both are ByteLevel or none");
   }
   ASSIGN_OR_RETURN(Bpe bpe, Bpe::Parse(FieldOf(json, "model"), pre_tokenizer.byte_level()));
-  ASSIGN_OR_RETURN(AddedTokens added, AddedTokens::Parse(FieldOf(json, "added_tokens"), normalizer));
+  ASSIGN_OR_RETURN(AddedTokens added,
+                   AddedTokens::Parse(FieldOf(json, "added_tokens"), normalizer));
   auto tables = std::make_unique<Tables>(Tables{.normalizer = std::move(normalizer),
                                                 .pre_tokenizer = std::move(pre_tokenizer),
                                                 .bpe = std::move(bpe),
                                                 .added = std::move(added),
                                                 .decoder = std::move(decoder)});
-  RETURN_IF_ERROR(ParsePostProcessor(FieldOf(json, "post_processor"), tables->prefix,
-                                     tables->suffix));
+  RETURN_IF_ERROR(
+      ParsePostProcessor(FieldOf(json, "post_processor"), tables->prefix, tables->suffix));
   Tables& t = *tables;
   t.pieces = t.bpe.pieces();
   for (size_t id = 0; id < t.pieces.size(); ++id) {
@@ -151,6 +153,7 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::FromJson(const Json&
     t.pieces[id] = t.bytes[id] = token.content;
     t.special[id] = token.special;
   }
+  RETURN_IF_ERROR(t.CheckTemplate());
   for (size_t id = 0; id < t.pieces.size(); ++id) {
     if (!t.pieces[id].empty()) t.ids.emplace(t.pieces[id], static_cast<TokenId>(id));
   }
@@ -170,6 +173,18 @@ absl::StatusOr<std::vector<TokenId>> Tokenizer::Encode(std::string_view text,
     ids.insert(ids.end(), tables_->suffix.begin(), tables_->suffix.end());
   }
   return ids;
+}
+
+absl::Status Tokenizer::Tables::CheckTemplate() const {
+  for (const std::vector<TokenId>* part : {&prefix, &suffix}) {
+    for (TokenId id : *part) {
+      if (id >= static_cast<TokenId>(pieces.size()) || pieces[id].empty()) {
+        return absl::InvalidArgumentError(absl::StrFormat(
+            "field 'post_processor.special_tokens': id %d is not in the vocabulary", id));
+      }
+    }
+  }
+  return absl::OkStatus();
 }
 
 // Added tokens are found before normalising, or after, as each says.
@@ -192,8 +207,7 @@ absl::Status Tokenizer::Tables::Encode(std::string_view text, std::vector<TokenI
 
 absl::Status Tokenizer::Tables::EncodePlain(std::string_view text, bool first,
                                             std::vector<TokenId>& out) const {
-  return pre_tokenizer.Split(text, first,
-                             [&](std::string_view word) { bpe.Encode(word, out); });
+  return pre_tokenizer.Split(text, first, [&](std::string_view word) { bpe.Encode(word, out); });
 }
 
 std::string Tokenizer::Decode(std::span<const TokenId> ids, bool skip_special_tokens) const {

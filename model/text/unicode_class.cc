@@ -1,8 +1,8 @@
 #include "model/text/unicode_class.h"
 
-#include <utf8proc.h>
-
 #include <vector>
+
+#include <utf8proc.h>
 
 namespace chorale {
 namespace {
@@ -11,8 +11,8 @@ constexpr char32_t kCodePoints = 0x110000;
 
 bool IsWhiteSpace(char32_t c) {
   return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
-         c == 0x205F || c == 0x3000;
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
 }
 
 CharClass Classify(char32_t c) {

@@ -13,9 +13,9 @@ inline constexpr char32_t kReplacement = 0xFFFD;
 // What begins at one byte of a text.
 struct CodePoint {
   char32_t value = kReplacement;
-  int bytes = 1;       // when not valid: of the longest beginning of a code point (Unicode 15, 3.9)
+  int bytes = 1;  // when not valid: of the longest beginning of a code point (Unicode 15, 3.9)
   bool valid = false;
-  bool open = false;   // not valid, because the text ends in the middle of it
+  bool open = false;  // not valid, because the text ends in the middle of it
 };
 
 // `position` lies within the text.

@@ -1,8 +1,8 @@
 #include "services/common/log.h"
 
-#include <unistd.h>
-
 #include <atomic>
+
+#include <unistd.h>
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -13,28 +13,26 @@ namespace {
 
 std::atomic<LogLevel> g_level = LogLevel::kInfo;
 
-constexpr const char* kNames[] = {"debug", "info", "warning", "error"};
+constexpr const char* kNames[] = {"info", "warning", "error"};
 
 }  // namespace
 
-void SetLogLevel(LogLevel level) { g_level = level; }
-
 absl::Status SetLogLevel(const std::string& name) {
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 3; ++i) {
     if (name == kNames[i]) {
-      SetLogLevel(static_cast<LogLevel>(i));
+      g_level = static_cast<LogLevel>(i);
       return absl::OkStatus();
     }
   }
   return absl::InvalidArgumentError(
-      absl::StrFormat("--log-level '%s': expected debug, info, warning or error", name));
+      absl::StrFormat("--log-level '%s': expected info, warning or error", name));
 }
 
 void LogLine(LogLevel level, const std::string& message) {
   if (level < g_level) return;
-  const std::string line =
-      absl::StrFormat("%s %s %s\n", absl::FormatTime("%Y-%m-%dT%H:%M:%E3S", absl::Now(), absl::UTCTimeZone()),
-                      kNames[static_cast<int>(level)], message);
+  const std::string line = absl::StrFormat(
+      "%s %s %s\n", absl::FormatTime("%Y-%m-%dT%H:%M:%E3S", absl::Now(), absl::UTCTimeZone()),
+      kNames[static_cast<int>(level)], message);
   // A log that cannot be written must not stop the service.
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
 }

@@ -8,11 +8,10 @@
 
 namespace chorale {
 
-enum class LogLevel { kDebug, kInfo, kWarning, kError };
+enum class LogLevel { kInfo, kWarning, kError };
 
-// Lines below `level` are dropped from now on.
-void SetLogLevel(LogLevel level);
-// InvalidArgument unless `name` is debug, info, warning or error.
+// Lines below the level are dropped from now on. InvalidArgument unless `name` is info, warning or
+// error.
 absl::Status SetLogLevel(const std::string& name);
 
 void LogLine(LogLevel level, const std::string& message);

@@ -1,11 +1,12 @@
 #include "services/common/process.h"
 
-#include <signal.h>
-
+#include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+
+#include <signal.h>
 
 #include "absl/strings/str_format.h"
 #include "services/common/log.h"
@@ -27,11 +28,24 @@ void AddProcessFlags(CLI::App& app, ProcessOptions& options) {
   app.add_option("--listen", options.listen, "gRPC address: host:port (0 picks one) or unix:/path")
       ->capture_default_str();
   app.add_option("--address-file", options.address_file, "write the listening addresses here");
-  app.add_option("--log-level", options.log_level, "debug, info, warning or error")
-      ->capture_default_str();
+  app.add_option("--log-level", options.log_level, "info, warning or error")->capture_default_str();
   app.add_option("--drain-seconds", options.drain_seconds, "how long SIGTERM lets calls finish")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 3600.0));
+}
+
+std::optional<int> ParseCommandLine(CLI::App& app, int argc, char** argv,
+                                    const ProcessOptions& options) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kExitBadConfiguration;
+  }
+  if (absl::Status status = SetLogLevel(options.log_level); !status.ok()) return ExitCodeOf(status);
+  std::string text = app.config_to_str(/*default_also=*/true);
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  LogInfo("options: ", text);
+  return std::nullopt;
 }
 
 void BlockTerminationSignals() {

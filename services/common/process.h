@@ -2,12 +2,15 @@
 // tells others where it listens, exit codes.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include <CLI/CLI.hpp>
+
 #include "absl/status/status.h"
+
 namespace chorale {
 
 inline constexpr int kExitBadConfiguration = 2;
@@ -20,6 +23,10 @@ struct ProcessOptions {
 };
 
 void AddProcessFlags(CLI::App& app, ProcessOptions& options);
+// Parses the command line, sets the log level and logs what the options come to. The exit code to
+// end with, when there is nothing to run.
+std::optional<int> ParseCommandLine(CLI::App& app, int argc, char** argv,
+                                    const ProcessOptions& options);
 
 // Blocks SIGTERM and SIGINT in this thread and all it starts; call first in main().
 void BlockTerminationSignals();

@@ -5,7 +5,6 @@
 #include "chorale/v1/worker.grpc.pb.h"
 #include "rpc/channels.h"
 #include "rpc/deadline.h"
-#include "rpc/limits.h"
 #include "rpc/server_stream.h"
 #include "rpc/status.h"
 #include "services/worker/generate_call.h"
@@ -26,7 +25,7 @@ class DecodeService : public v1::Decode::CallbackService {
     std::function<void()> cancel = StartGenerate(
         worker_, options_, *request, DeadlineOf(*context),
         [stream](const v1::GenerateChunk& chunk) {
-          stream->Push(chunk, static_cast<int64_t>(chunk.ByteSizeLong()));
+          stream->PushOrAbort(chunk, static_cast<int64_t>(chunk.ByteSizeLong()));
         },
         [stream](absl::Status status) { stream->End(ToGrpc(status)); });
     stream->OnCancelled(std::move(cancel));
@@ -41,14 +40,14 @@ class DecodeService : public v1::Decode::CallbackService {
 int Main(int argc, char** argv) {
   BlockTerminationSignals();
   GenerateCallOptions call_options;
-  WorkerProcessOptions options = ParseWorkerFlags(
-      argc, argv, "chorale-decode: continues prompts, many models in one batch",
-      [&](CLI::App& app) {
-        app.add_option("--local-prefill-tokens", call_options.local_prefill_tokens,
-                       "uncached prompt tails up to this long are prefilled here")
-            ->capture_default_str()
-            ->check(CLI::Range(0, 1 << 20));
-      });
+  WorkerProcessOptions options =
+      ParseWorkerFlags(argc, argv, "chorale-decode: continues prompts, many models in one batch",
+                       [&](CLI::App& app) {
+                         app.add_option("--local-prefill-tokens", call_options.local_prefill_tokens,
+                                        "uncached prompt tails up to this long are prefilled here")
+                             ->capture_default_str()
+                             ->check(CLI::Range(0, 1 << 20));
+                       });
   Channels channels;
   call_options.fetch = MakePrefillClient(channels);
   Worker worker(options.worker);

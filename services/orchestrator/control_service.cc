@@ -11,8 +11,7 @@
 namespace chorale {
 namespace {
 
-// A watcher hears of a change at once, and of nothing at least this often, so that it can tell a
-// quiet cluster from a lost orchestrator.
+// A watcher hears of a change at once; this often it is looked at whether its call still lives.
 constexpr std::chrono::milliseconds kWatchInterval{1000};
 
 }  // namespace

@@ -40,9 +40,9 @@ class ControlService : public v1::Control::Service {
   const ControlOptions options_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  Membership members_;         // under mutex_
-  int64_t next_session_ = 1;   // under mutex_
-  bool stopping_ = false;      // under mutex_
+  Membership members_;        // under mutex_
+  int64_t next_session_ = 1;  // under mutex_
+  bool stopping_ = false;     // under mutex_
   std::thread expirer_;
 };
 

@@ -19,12 +19,7 @@ int Main(int argc, char** argv) {
   app.add_option("--silence-ms", silence_ms, "a worker silent for longer is dropped")
       ->capture_default_str()
       ->check(CLI::Range(100, 600'000));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kExitBadConfiguration;
-  }
-  if (absl::Status status = SetLogLevel(options.log_level); !status.ok()) return ExitCodeOf(status);
+  if (const auto exit_code = ParseCommandLine(app, argc, argv, options)) return *exit_code;
 
   const absl::Duration silence_max = absl::Milliseconds(silence_ms);
   ControlService service({.report_interval = std::min(absl::Milliseconds(250), silence_max / 4),

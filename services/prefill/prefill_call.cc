@@ -16,28 +16,31 @@ namespace {
 // state belongs to the engine's thread.
 class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
  public:
-  PrefillCall(std::shared_ptr<EngineHost> host, int first_block, std::shared_ptr<FrameStream> stream)
+  PrefillCall(std::shared_ptr<EngineHost> host, int first_block,
+              std::shared_ptr<FrameStream> stream)
       : host_(std::move(host)), stream_(std::move(stream)), next_block_(first_block) {}
 
   void Start(PrefillRequest request) {
     auto self = shared_from_this();
-    const RequestId id = host_->Start(std::move(request), [self](Engine& engine, EngineEvent event) {
-      if (auto* prefill = std::get_if<PrefillEvent>(&event)) self->On(engine, *prefill);
+    const RequestId id =
+        host_->Start(std::move(request), [self](Engine& engine, EngineEvent event) {
+          if (auto* prefill = std::get_if<PrefillEvent>(&event)) self->On(engine, *prefill);
+        });
+    stream_->OnCancelled([self, id] {
+      self->host_->Post([self, id](Engine& engine) {
+        self->ended_ = true;  // a Pump behind this finds nothing to read any more
+        engine.Cancel(id, absl::CancelledError("the decode worker went away"));
+      });
     });
-    stream_->OnCancelled([host = host_, id] {
-      host->Cancel(id, absl::CancelledError("the decode worker went away"));
-      host->ReleasePrefill(id);
-    });
-    stream_->OnWritten([self, id] {
-      self->host_->Post([self, id](Engine& engine) { self->Pump(engine, id); });
-    });
+    stream_->OnWritten(
+        [self, id] { self->host_->Post([self, id](Engine& engine) { self->Pump(engine, id); }); });
   }
 
  private:
   void On(Engine& engine, const PrefillEvent& event) {
     if (!event.status.ok()) {
-      stream_->End(ToGrpc(event.status));
       ended_ = true;
+      stream_->End(ToGrpc(event.status));
       return;
     }
     blocks_done_ = event.blocks_done;
@@ -69,7 +72,8 @@ class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
       const Engine::BlockView block = engine.ReadBlock(id, next_block_);
       const size_t room = static_cast<size_t>(kFrameBytesMax) - payload.size();
       if (!payload.empty() && block.bytes.size() - block_offset_ > room) break;
-      const auto piece = block.bytes.subspan(block_offset_, std::min(room, block.bytes.size() - block_offset_));
+      const auto piece =
+          block.bytes.subspan(block_offset_, std::min(room, block.bytes.size() - block_offset_));
       payload.insert(payload.end(), piece.begin(), piece.end());
       block_offset_ += piece.size();
       if (block_offset_ < block.bytes.size()) break;
@@ -102,9 +106,9 @@ absl::StatusOr<PrefillRequest> Convert(Worker& worker, const v1::PrefillRequest&
         absl::StrFormat("writer_digest: %s", theirs.status().message()));
   }
   if (*theirs != target->writer) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "model '%s': the caller's weights have digest %s, this worker's %s", proto.model(),
-        theirs->Short(), target->writer.Short()));
+    return absl::FailedPreconditionError(
+        absl::StrFormat("model '%s': the caller's weights have digest %s, this worker's %s",
+                        proto.model(), theirs->Short(), target->writer.Short()));
   }
   const int64_t block_bytes = worker.model().kv_shape().block_bytes();
   if (proto.block_bytes() != block_bytes) {
@@ -114,9 +118,9 @@ absl::StatusOr<PrefillRequest> Convert(Worker& worker, const v1::PrefillRequest&
   }
   const int blocks = (proto.tokens_size() + kernels::kBlockTokens - 1) / kernels::kBlockTokens;
   if (proto.first_block() < 0 || proto.first_block() > blocks) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "first_block: %d, expected 0 to %d for %d tokens", proto.first_block(), blocks,
-        proto.tokens_size()));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("first_block: %d, expected 0 to %d for %d tokens", proto.first_block(),
+                        blocks, proto.tokens_size()));
   }
   return PrefillRequest{.tokens = {proto.tokens().begin(), proto.tokens().end()},
                         .adapter = target->adapter,

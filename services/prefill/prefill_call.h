@@ -1,9 +1,9 @@
 // One hand-off from the sending side: blocks of a prompt, as they are finished, into a stream.
 #pragma once
 
-#include <grpcpp/support/byte_buffer.h>
-
 #include <memory>
+
+#include <grpcpp/support/byte_buffer.h>
 
 #include "absl/time/time.h"
 #include "chorale/v1/worker.pb.h"

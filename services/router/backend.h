@@ -11,11 +11,9 @@
 #include "absl/time/time.h"
 #include "chorale/v1/control.pb.h"
 #include "chorale/v1/worker.pb.h"
+#include "services/common/call.h"
 
 namespace chorale {
-
-using ChunkFn = std::function<void(const v1::GenerateChunk&)>;
-using DoneFn = std::function<void(absl::Status)>;
 
 // A model that can be asked for now.
 struct BackendModel {

@@ -17,7 +17,8 @@ class CallInbox {
  public:
   explicit CallInbox(int64_t bytes_max) : bytes_max_(bytes_max) {}
 
-  // Both return true when the reader must be told to Take: nothing was waiting before.
+  // Both return true when the reader must be told to Take: always at the end, else when nothing
+  // was waiting before.
   bool Push(const v1::GenerateChunk& chunk);
   bool End(absl::Status status);
 

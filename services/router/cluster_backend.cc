@@ -1,11 +1,11 @@
 #include "services/router/cluster_backend.h"
 
-#include <grpcpp/client_context.h>
-#include <grpcpp/support/client_callback.h>
-
 #include <map>
 #include <mutex>
 #include <utility>
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/support/client_callback.h>
 
 #include "absl/strings/str_format.h"
 #include "chorale/v1/worker.grpc.pb.h"
@@ -102,8 +102,8 @@ class ClusterCall : public std::enable_shared_from_this<ClusterCall> {
       Attempt(route.decode.id);
       return;
     }
-    on_done_(absl::UnavailableError(absl::StrFormat("decode worker %s was lost: %s",
-                                                    route.decode.id, status.message())));
+    on_done_(absl::UnavailableError(
+        absl::StrFormat("decode worker %s was lost: %s", route.decode.id, status.message())));
   }
 
   const std::shared_ptr<RoutingWatch> watch_;

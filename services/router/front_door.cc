@@ -12,19 +12,20 @@ void AddFrontDoorFlags(CLI::App& app, FrontDoorOptions& options) {
   app.add_option("--http", options.http, "HTTP address: host:port (port 0 picks one)")
       ->capture_default_str();
   app.add_option("--request-seconds", options.request_seconds_max,
-                 "deadline of HTTP requests, in seconds")
+                 "no generation runs longer, whatever deadline it brings")
       ->capture_default_str()
       ->check(CLI::Range(0.1, 86400.0));
 }
 
-FrontDoor::FrontDoor(Backend& backend)
-    : gateway_(Gateway::Options{}, backend), inference_(gateway_) {}
+FrontDoor::FrontDoor(Backend& backend, absl::Duration request_time_max)
+    : gateway_(Gateway::Options{}, backend), inference_(gateway_, request_time_max) {}
 
 absl::StatusOr<std::unique_ptr<FrontDoor>> FrontDoor::Open(const FrontDoorOptions& options,
                                                            Backend& backend) {
-  std::unique_ptr<FrontDoor> door(new FrontDoor(backend));
+  const absl::Duration request_time_max = absl::Seconds(options.request_seconds_max);
+  std::unique_ptr<FrontDoor> door(new FrontDoor(backend, request_time_max));
   HttpServerOptions http = {.address = options.http};
-  http.limits.request_time_max = absl::Seconds(options.request_seconds_max);
+  http.limits.request_time_max = request_time_max;
   ASSIGN_OR_RETURN(door->http_, HttpServer::Open(http, door->gateway_));
   ASSIGN_OR_RETURN(door->grpc_, RpcServer::Start(options.grpc, {&door->inference_}));
   return door;

@@ -19,7 +19,7 @@ namespace chorale {
 struct FrontDoorOptions {
   std::string grpc;                  // host:port or unix:/path
   std::string http = "127.0.0.1:0";  // host:port
-  double request_seconds_max = 600;  // deadline of requests that bring none
+  double request_seconds_max = 600;  // no generation runs longer
 };
 
 // --http and the limits of requests.
@@ -37,7 +37,7 @@ class FrontDoor {
   void Drain(absl::Time deadline);
 
  private:
-  explicit FrontDoor(Backend& backend);
+  FrontDoor(Backend& backend, absl::Duration request_time_max);
 
   Gateway gateway_;
   InferenceService inference_;

@@ -19,8 +19,6 @@
 namespace chorale {
 namespace {
 
-constexpr int kSequencesMax = 128;  // of one request (n)
-
 // The model that `name` asks for; an empty name means the only one there is.
 absl::StatusOr<BackendModel> FindModel(const Backend& backend, const std::string& name) {
   std::vector<BackendModel> models = backend.Models();
@@ -103,9 +101,8 @@ struct Gateway::State {
 
   absl::StatusOr<v1::DecodeRequest> Prepare(const v1::GenerateRequest& request);
   absl::StatusOr<std::vector<TokenId>> Tokenize(const std::string& model, const std::string& text);
-  // False when the queue is full.
-  bool Post(std::function<void()> task);
-  absl::Status QueueFull() const;
+  // Refuses a request of more than prompt_bytes_max, and any when the queue is full.
+  absl::Status Post(size_t bytes, std::function<void()> task);
   void Run();
 
   const Options options;
@@ -113,26 +110,27 @@ struct Gateway::State {
   ModelTexts texts;
   std::mutex mutex;
   std::condition_variable wake;
-  std::deque<std::function<void()>> tasks;  // under mutex
-  bool stopping = false;                    // under mutex
+  struct Task {
+    std::function<void()> run;
+    int64_t bytes = 0;
+  };
+  std::deque<Task> tasks;    // under mutex
+  int64_t bytes_queued = 0;  // of tasks; under mutex
+  bool stopping = false;     // under mutex
   std::vector<std::thread> threads;
 };
 
 absl::StatusOr<v1::DecodeRequest> Gateway::State::Prepare(const v1::GenerateRequest& request) {
-  if (request.ByteSizeLong() > static_cast<size_t>(options.prompt_bytes_max)) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("prompt: the request has %d bytes, more than the limit of %d",
-                        request.ByteSizeLong(), options.prompt_bytes_max));
-  }
   ASSIGN_OR_RETURN(BackendModel model, FindModel(backend, request.model()));
-  if (request.n() < 0 || request.n() > kSequencesMax) {
+  if (request.n() < 0 || request.n() > kSequencesOfRequestMax) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("n: %d, expected 1 to %d", request.n(), kSequencesMax));
+        absl::StrFormat("n: %d, expected 1 to %d", request.n(), kSequencesOfRequestMax));
   }
   RETURN_IF_ERROR(ValidateSampling(FromProto(request.sampling(), model.served.context_tokens()),
                                    model.served.vocab()));
   ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> text, texts.Get(model.served.folder()));
-  ASSIGN_OR_RETURN(std::vector<TokenId> prompt, text->PromptOf(request));
+  ASSIGN_OR_RETURN(std::vector<TokenId> prompt,
+                   text->PromptOf(request, model.served.context_tokens()));
   RETURN_IF_ERROR(ValidatePrompt(prompt, model.served));
 
   v1::DecodeRequest decode;
@@ -149,22 +147,29 @@ absl::StatusOr<std::vector<TokenId>> Gateway::State::Tokenize(const std::string&
                                                               const std::string& text) {
   ASSIGN_OR_RETURN(BackendModel found, FindModel(backend, model));
   ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> model_text, texts.Get(found.served.folder()));
-  return model_text->Tokenize(text);
+  return model_text->Tokenize(text, found.served.context_tokens());
 }
 
-absl::Status Gateway::State::QueueFull() const {
-  return absl::ResourceExhaustedError(absl::StrFormat(
-      "%d requests wait to be tokenized already, try again soon", options.queue_max));
-}
-
-bool Gateway::State::Post(std::function<void()> task) {
+absl::Status Gateway::State::Post(size_t bytes, std::function<void()> task) {
+  if (bytes > static_cast<size_t>(options.prompt_bytes_max)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("prompt: the request has %d bytes, more than the limit of %d", bytes,
+                        options.prompt_bytes_max));
+  }
   {
     std::lock_guard lock(mutex);
-    if (stopping || static_cast<int>(tasks.size()) >= options.queue_max) return false;
-    tasks.push_back(std::move(task));
+    if (stopping) return absl::UnavailableError("the router is shutting down");
+    if (static_cast<int>(tasks.size()) >= options.queue_max ||
+        bytes_queued > options.queue_bytes_max) {
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("%d requests of %d bytes wait to be tokenized already, try again soon",
+                          tasks.size(), bytes_queued));
+    }
+    tasks.push_back({std::move(task), static_cast<int64_t>(bytes)});
+    bytes_queued += static_cast<int64_t>(bytes);
   }
   wake.notify_one();
-  return true;
+  return absl::OkStatus();
 }
 
 void Gateway::State::Run() {
@@ -174,7 +179,8 @@ void Gateway::State::Run() {
       std::unique_lock lock(mutex);
       wake.wait(lock, [this] { return stopping || !tasks.empty(); });
       if (tasks.empty()) return;
-      task = std::move(tasks.front());
+      task = std::move(tasks.front().run);
+      bytes_queued -= tasks.front().bytes;
       tasks.pop_front();
     }
     task();
@@ -200,8 +206,10 @@ Gateway::~Gateway() {
 std::shared_ptr<Gateway::Call> Gateway::Start(v1::GenerateRequest request, absl::Time deadline,
                                               ChunkFn on_chunk, DoneFn on_done) {
   auto call = std::make_shared<GatewayCall>();
-  const bool posted = state_->Post([state = state_.get(), call, request = std::move(request),
-                                    deadline, on_chunk = std::move(on_chunk), on_done] {
+  const size_t bytes = request.ByteSizeLong();
+  const absl::Status posted = state_->Post(bytes, [state = state_.get(), call,
+                                                   request = std::move(request), deadline,
+                                                   on_chunk = std::move(on_chunk), on_done] {
     if (call->cancelled()) return on_done(absl::CancelledError("cancelled by the caller"));
     if (absl::Now() >= deadline) {
       return on_done(absl::DeadlineExceededError("the deadline passed while the request waited"));
@@ -210,16 +218,16 @@ std::shared_ptr<Gateway::Call> Gateway::Start(v1::GenerateRequest request, absl:
     if (!decode.ok()) return on_done(decode.status());
     call->SetBackendCancel(state->backend.Start(*std::move(decode), deadline, on_chunk, on_done));
   });
-  if (!posted) on_done(state_->QueueFull());
+  if (!posted.ok()) on_done(posted);
   return call;
 }
 
 void Gateway::Tokenize(std::string model, std::string text, TokensFn on_done) {
-  const bool posted = state_->Post(
-      [state = state_.get(), model = std::move(model), text = std::move(text), on_done] {
-        on_done(state->Tokenize(model, text));
-      });
-  if (!posted) on_done(state_->QueueFull());
+  const size_t bytes = text.size();
+  const absl::Status posted =
+      state_->Post(bytes, [state = state_.get(), model = std::move(model), text = std::move(text),
+                           on_done] { on_done(state->Tokenize(model, text)); });
+  if (!posted.ok()) on_done(posted);
 }
 
 v1::ListModelsResponse Gateway::ListModels() const {

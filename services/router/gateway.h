@@ -1,12 +1,12 @@
 // Gateway: what the front door does with a request, whichever protocol it came by.
 //
-//   HTTP  --\                                                          /-- ClusterBackend (gRPC)
-//            >-- v1::GenerateRequest --> Gateway --> DecodeRequest --> Backend
-//   gRPC  --/     model, template,       (its own threads)             \-- LocalBackend (one process)
-//                 tokenize, validate
+//   HTTP --\                                                       /-- ClusterBackend (gRPC)
+//           >-- v1::GenerateRequest -> Gateway -> DecodeRequest -> Backend
+//   gRPC --/    model, template,      (threads)                    \-- LocalBackend (in here)
+//               tokenize, validate
 //
-// Thread safe. Callbacks of one call come one at a time and in order, from threads of the gateway or
-// its backend; they must not block.
+// Thread safe. Callbacks of one call come one at a time and in order, from threads of the gateway
+// or its backend; they must not block.
 #pragma once
 
 #include <functional>
@@ -26,7 +26,8 @@ class Gateway {
  public:
   struct Options {
     int tokenizer_threads = 2;
-    int queue_max = 1024;           // calls waiting to be tokenized; more are refused
+    int queue_max = 1024;                // calls waiting to be tokenized; more are refused
+    int64_t queue_bytes_max = 64 << 20;  // likewise, of their requests
     int prompt_bytes_max = 4 << 20;
   };
   Gateway(const Options& options, Backend& backend);

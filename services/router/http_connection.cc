@@ -86,8 +86,7 @@ void HttpConnection::CloseNow() {
   server_.on_closed(this);
 }
 
-// ---- Reading a request
-// ---------------------------------------------------------------------------
+// ---- Reading a request ----
 
 void HttpConnection::ReadHeader() {
   if (state_ == State::kClosed) return;
@@ -167,8 +166,7 @@ void HttpConnection::SendAnswer(const HttpAnswer& answer) {
   Send(AnswerText(answer, framing_, head_only_));
 }
 
-// ---- Generating
-// ----------------------------------------------------------------------------------
+// ---- Generating ----
 
 void HttpConnection::StartCall(OpenAiEndpoint endpoint) {
   absl::StatusOr<OpenAiRequest> request = ParseOpenAiRequest(endpoint, parser_->get().body());
@@ -189,6 +187,7 @@ void HttpConnection::StartCall(OpenAiEndpoint endpoint) {
   if (request->stream) {
     events_.emplace(std::move(head), request->include_usage);
   } else {
+    reply_bytes_ = 0;
     completion_.emplace(std::move(head), generate.n());
   }
   inbox_ = std::make_shared<CallInbox>(kInboxBytesMax);
@@ -227,7 +226,15 @@ void HttpConnection::OnInbox() {
 }
 
 void HttpConnection::OnChunk(const v1::GenerateChunk& chunk) {
-  if (completion_) return completion_->Add(chunk);
+  if (completion_) {
+    completion_->Add(chunk);
+    reply_bytes_ += static_cast<int64_t>(chunk.ByteSizeLong());
+    if (reply_bytes_ <= server_.limits.reply_bytes_max) return;
+    call_->Cancel();
+    return OnCallEnd(absl::ResourceExhaustedError(
+        "the reply grows too long to be sent whole: ask for \"stream\": true, or for fewer of "
+        "max_tokens, n and top_logprobs"));
+  }
   SendEvents(events_->Events(chunk));
   if (static_cast<int64_t>(sending_.size() + unsent_.size()) > server_.limits.unsent_bytes_max) {
     LogWarning("http request ", framing_.request_id, ": the client does not read its stream, ",
@@ -264,8 +271,7 @@ void HttpConnection::SendEvents(const std::string& events) {
   Send(bytes + EventStreamPart(events, framing_));
 }
 
-// ---- Sending
-// -------------------------------------------------------------------------------------
+// ---- Sending ----
 
 // Waits for bytes of a next request, or for the client to go away, while a reply is made.
 void HttpConnection::WatchClient() {
@@ -284,6 +290,11 @@ void HttpConnection::OnClientBytes(ErrorCode error, size_t bytes) {
   buffer_.commit(bytes);
   if (error && !(next_after_watch_ && error == asio::error::operation_aborted)) return CloseNow();
   if (std::exchange(next_after_watch_, false)) return ReadHeader();
+  if (buffer_.size() >= kAheadBytesMax) {  // unread, it could leave without our noticing
+    LogWarning("http request ", framing_.request_id, ": the client sends on before its reply, ",
+               buffer_.size(), " bytes; closed");
+    return CloseNow();
+  }
   WatchClient();
 }
 

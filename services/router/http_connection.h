@@ -35,6 +35,7 @@ struct HttpLimits {
   int header_bytes_max = 16 << 10;
   int64_t body_bytes_max = 4 << 20;
   int64_t unsent_bytes_max = 1 << 20;  // of a stream; a client that lags further is cut off
+  int64_t reply_bytes_max = 16 << 20;  // of chunks for a reply that is not streamed
   absl::Duration idle_time_max = absl::Seconds(60);      // waiting for a whole header
   absl::Duration body_time_max = absl::Seconds(60);      // from the header to the end of the body
   absl::Duration write_time_max = absl::Seconds(30);     // for what is being sent at one time
@@ -105,6 +106,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool stream_begun_ = false;
   std::shared_ptr<Gateway::Call> call_;
   std::shared_ptr<CallInbox> inbox_;
+  int64_t reply_bytes_ = 0;                    // of chunks in completion_
   std::optional<CompletionReply> completion_;  // one of these two
   std::optional<StreamReply> events_;
 

@@ -1,10 +1,11 @@
 #include "services/router/inference_service.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
+#include "absl/time/clock.h"
 #include "rpc/deadline.h"
-#include "rpc/limits.h"
 #include "rpc/server_stream.h"
 #include "rpc/status.h"
 
@@ -15,13 +16,9 @@ grpc::ServerWriteReactor<v1::GenerateChunk>* InferenceService::Generate(
   using Stream = ServerStream<v1::GenerateChunk>;
   auto stream = Stream::Create();
   std::shared_ptr<Gateway::Call> call = gateway_.Start(
-      *request, DeadlineOf(*context),
+      *request, std::min(DeadlineOf(*context), absl::Now() + request_time_max_),
       [stream](const v1::GenerateChunk& chunk) {
-        stream->Push(chunk, static_cast<int64_t>(chunk.ByteSizeLong()));
-        if (stream->bytes_pending() > kStreamBytesMax) {
-          stream->Abort(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
-                                     "the stream is not read: 8 MiB of chunks are waiting"));
-        }
+        stream->PushOrAbort(chunk, static_cast<int64_t>(chunk.ByteSizeLong()));
       },
       [stream](absl::Status status) { stream->End(ToGrpc(status)); });
   stream->OnCancelled([call] { call->Cancel(); });

@@ -1,15 +1,17 @@
 // chorale.v1.Inference: the front door over gRPC.
 #pragma once
 
+#include "absl/time/time.h"
 #include "chorale/v1/inference.grpc.pb.h"
 #include "services/router/gateway.h"
 
 namespace chorale {
 
-// `gateway` must outlive the service.
+// `gateway` must outlive the service. No generation runs longer than `request_time_max`.
 class InferenceService : public v1::Inference::CallbackService {
  public:
-  explicit InferenceService(Gateway& gateway) : gateway_(gateway) {}
+  InferenceService(Gateway& gateway, absl::Duration request_time_max)
+      : gateway_(gateway), request_time_max_(request_time_max) {}
 
   grpc::ServerWriteReactor<v1::GenerateChunk>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
@@ -22,6 +24,7 @@ class InferenceService : public v1::Inference::CallbackService {
 
  private:
   Gateway& gateway_;
+  const absl::Duration request_time_max_;
 };
 
 }  // namespace chorale

@@ -19,12 +19,7 @@ int Main(int argc, char** argv) {
   AddProcessFlags(app, options);
   AddFrontDoorFlags(app, door_options);
   app.add_option("--orchestrator", orchestrator, "address of the orchestrator")->required();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kExitBadConfiguration;
-  }
-  if (absl::Status status = SetLogLevel(options.log_level); !status.ok()) return ExitCodeOf(status);
+  if (const auto exit_code = ParseCommandLine(app, argc, argv, options)) return *exit_code;
 
   ClusterBackend backend(orchestrator);
   door_options.grpc = options.listen;

@@ -4,13 +4,13 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "base/json.h"
 #include "base/status_macros.h"
-#include "nlohmann/json.hpp"
 
 namespace chorale {
 namespace {
 
-using Ordered = nlohmann::ordered_json;
+using Ordered = OrderedJson;
 
 std::string Dump(const Ordered& value) {
   return value.dump(-1, ' ', false, Ordered::error_handler_t::replace);
@@ -124,7 +124,7 @@ absl::Status ReadTools(const Ordered& body, v1::Chat& chat) {
 }  // namespace
 
 absl::StatusOr<v1::Chat> ReadChat(std::string_view body) {
-  Ordered json = Ordered::parse(body.begin(), body.end(), nullptr, /*allow_exceptions=*/false);
+  ASSIGN_OR_RETURN(Ordered json, ParseOrderedJson(body, "request body"));
   if (!json.is_object()) {
     return absl::InvalidArgumentError("request body: expected a JSON object");
   }

@@ -1,9 +1,11 @@
 #include "services/router/routing_watch.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "rpc/channels.h"
 #include "rpc/convert_control.h"
 #include "services/common/log.h"
@@ -12,6 +14,13 @@ namespace chorale {
 namespace {
 
 constexpr std::chrono::milliseconds kRetry{300};
+// How long workers that a new orchestrator does not know yet are kept: they will join it.
+constexpr absl::Duration kKeepAbsent = absl::Seconds(3);
+
+bool Contains(const std::vector<WorkerInfo>& workers, const std::string& id) {
+  return std::any_of(workers.begin(), workers.end(),
+                     [&](const WorkerInfo& worker) { return worker.id == id; });
+}
 
 }  // namespace
 
@@ -73,6 +82,7 @@ void RoutingWatch::Run() {
   while (!stopping_) {
     grpc::ClientContext context;
     context_ = &context;
+    const absl::Time keep_until = connected_ ? absl::Now() + kKeepAbsent : absl::InfinitePast();
     lock.unlock();
     auto reader = stub_->WatchRouting(&context, {});
     v1::RoutingTable table;
@@ -86,6 +96,11 @@ void RoutingWatch::Run() {
       std::lock_guard table_lock(mutex_);
       if (!connected_) LogInfo("routing table received from ", address_);
       connected_ = true;
+      if (absl::Now() < keep_until) {
+        for (WorkerInfo& worker : workers_) {
+          if (!Contains(workers, worker.id)) workers.push_back(std::move(worker));
+        }
+      }
       workers_ = std::move(workers);
     }
     const grpc::Status status = reader->Finish();

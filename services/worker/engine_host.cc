@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "base/check.h"
 
 namespace chorale {
 namespace {
@@ -165,12 +166,13 @@ void EngineHost::EndAll() {
   const absl::Status why = absl::UnavailableError("the worker is shutting down");
   std::deque<std::function<void(Engine&)>> posted;
   while (true) {
-    while (!handlers_.empty()) {
-      const RequestId id = handlers_.begin()->first;
-      engine_->Cancel(id, why);
-      Dispatch(FinishEvent{
-          .id = id, .reason = FinishReason::kCancelled, .status = why, .request_done = true});
-    }
+    std::vector<RequestId> live;
+    for (const auto& [id, handler] : handlers_) live.push_back(id);
+    for (RequestId id : live) engine_->Cancel(id, why);
+    std::vector<EngineEvent> events;
+    engine_->Step(absl::Now(), events);  // nothing is left to run: it only tells of the ends
+    for (EngineEvent& event : events) Dispatch(std::move(event));
+    CHECK(handlers_.empty());
     {
       std::lock_guard lock(mutex_);
       stopped_ = posted_.empty();

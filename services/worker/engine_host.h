@@ -31,8 +31,8 @@ class EngineHost {
   // will not run.
   bool Post(std::function<void(Engine&)> fn);
 
-  // Submits a request under an id of its own, which is returned. Every event of it goes to
-  // `handler`. A refusal is an event too: a FinishEvent or PrefillEvent with its status.
+  // Not after Stop. Submits a request under an id of its own, which is returned. Every event of it
+  // goes to `handler`. A refusal is an event too: a FinishEvent or PrefillEvent with its status.
   RequestId Start(GenerateRequest request, Handler handler);
   RequestId Start(PrefillRequest request, Handler handler);
   // Ends a request; its handler hears of it as of any end.
@@ -50,16 +50,16 @@ class EngineHost {
   void EndAll();
   void Dispatch(EngineEvent event);
 
-  std::unique_ptr<Engine> engine_;                       // the thread's
-  absl::flat_hash_map<RequestId, Handler> handlers_;     // the thread's
+  std::unique_ptr<Engine> engine_;                    // the thread's
+  absl::flat_hash_map<RequestId, Handler> handlers_;  // the thread's
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<std::function<void(Engine&)>> posted_;      // under mutex_
-  EngineStats stats_;                                    // under mutex_
-  int requests_live_ = 0;                                // under mutex_
-  RequestId next_id_ = 1;                                // under mutex_
-  bool stopping_ = false;                                // under mutex_
-  bool stopped_ = false;                                 // under mutex_
+  std::deque<std::function<void(Engine&)>> posted_;  // under mutex_
+  EngineStats stats_;                                // under mutex_
+  int requests_live_ = 0;                            // under mutex_
+  RequestId next_id_ = 1;                            // under mutex_
+  bool stopping_ = false;                            // under mutex_
+  bool stopped_ = false;                             // under mutex_
   std::thread thread_;
 };
 

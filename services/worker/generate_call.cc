@@ -10,8 +10,8 @@
 namespace chorale {
 namespace {
 
-// Lives as long as the engine's handler and the canceller hold it. Its state belongs to the engine's
-// thread.
+// Lives as long as the engine's handler and the canceller hold it. Its state belongs to the
+// engine's thread.
 class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
  public:
   GenerateCall(Worker& worker, GenerateCallOptions options, v1::DecodeRequest request,
@@ -35,8 +35,8 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
     request.remote_prefill = options_.fetch && !request_.prefill_address().empty();
     request.deadline = deadline_;
     std::shared_ptr<EngineHost> host = worker_.host();
-    const RequestId id =
-        host->Start(std::move(request), [self = shared_from_this()](Engine& engine, EngineEvent event) {
+    const RequestId id = host->Start(
+        std::move(request), [self = shared_from_this()](Engine& engine, EngineEvent event) {
           std::visit([&](auto& e) { self->On(engine, e); }, event);
         });
     return [host, id] { host->Cancel(id, absl::CancelledError("cancelled by the caller")); };
@@ -93,7 +93,8 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
     request.set_no_prefix_reuse(request_.no_prefix_reuse());
     request.set_writer_digest(std::string(writer_.AsBytes()));
     request.set_block_bytes(worker_.model().kv_shape().block_bytes());
-    fetch.blocks = (tokens + kernels::kBlockTokens - 1) / kernels::kBlockTokens - request.first_block();
+    fetch.blocks =
+        (tokens + kernels::kBlockTokens - 1) / kernels::kBlockTokens - request.first_block();
     cancel_fetch_ = options_.fetch(std::move(fetch), worker_.host());
   }
 
@@ -109,7 +110,8 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
   void FillLogprob(TokenId token, float logprob, v1::TokenLogprob& out) const {
     out.set_token_id(token);
     out.set_logprob(logprob);
-    if (worker_.tokenizer() != nullptr) out.set_text(std::string(worker_.tokenizer()->BytesOf(token)));
+    if (worker_.tokenizer() != nullptr)
+      out.set_text(std::string(worker_.tokenizer()->BytesOf(token)));
   }
 
   Worker& worker_;

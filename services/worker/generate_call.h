@@ -7,7 +7,7 @@
 #include <string>
 
 #include "absl/time/time.h"
-#include "services/router/backend.h"
+#include "services/common/call.h"
 #include "services/worker/worker.h"
 
 namespace chorale {

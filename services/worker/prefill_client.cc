@@ -1,12 +1,12 @@
 #include "services/worker/prefill_client.h"
 
-#include <grpcpp/client_context.h>
-#include <grpcpp/generic/generic_stub.h>
-#include <grpcpp/support/client_callback.h>
-#include <grpcpp/impl/codegen/proto_utils.h>
-
 #include <memory>
 #include <utility>
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
+#include <grpcpp/support/client_callback.h>
 
 #include "rpc/deadline.h"
 #include "rpc/kv_frame.h"
@@ -103,8 +103,7 @@ FetchFn MakePrefillClient(Channels& channels) {
   return [&channels](PrefillFetch fetch, std::shared_ptr<EngineHost> host) {
     std::shared_ptr<grpc::Channel> channel = channels.Get(fetch.address);
     return PrefillReader::Start(
-        std::make_shared<PrefillReader>(std::move(channel), std::move(fetch),
-                                        std::move(host)));
+        std::make_shared<PrefillReader>(std::move(channel), std::move(fetch), std::move(host)));
   };
 }
 

@@ -15,8 +15,7 @@ constexpr std::chrono::milliseconds kBackoffMax{2000};
 
 }  // namespace
 
-Reporter::Reporter(const std::string& orchestrator,
-                       std::function<v1::WorkerReport()> describe)
+Reporter::Reporter(const std::string& orchestrator, std::function<v1::WorkerReport()> describe)
     : stub_(v1::Control::NewStub(OpenChannel(orchestrator))),
       describe_(std::move(describe)),
       thread_([this] { Run(); }) {}
@@ -59,7 +58,8 @@ bool Reporter::RunCall() {
   while (call->Write(describe_()) && call->Read(&reply)) {
     if (!joined) LogInfo("joined the cluster");
     joined = true;
-    if (!Sleep(std::chrono::milliseconds(std::clamp<int64_t>(reply.report_interval_ms(), 10, 60'000)))) {
+    if (!Sleep(std::chrono::milliseconds(
+            std::clamp<int64_t>(reply.report_interval_ms(), 10, 60'000)))) {
       break;
     }
   }

@@ -21,15 +21,15 @@ absl::StatusOr<std::optional<kernels::DType>> ParseDType(const std::string& name
       absl::StrFormat("--dtype '%s': expected auto, f32 or bf16", name));
 }
 
-// As many blocks as the memory holds, and room for one longest context at least.
+// As many blocks as are asked for, or as the memory holds.
 absl::StatusOr<int> CountBlocks(const WorkerOptions& options, const Model& model) {
   if (options.engine.blocks > 0) return options.engine.blocks;
   const int64_t mib = options.kv_mib > 0 ? options.kv_mib : kKvMibDefault;
   const int64_t blocks = (mib << 20) / model.kv_shape().block_bytes();
   if (blocks < 2) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("--kv-mib %d holds %d blocks of %d bytes: give at least %d MiB", mib, blocks,
-                        model.kv_shape().block_bytes(), (2 * model.kv_shape().block_bytes() >> 20) + 1));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "--kv-mib %d holds %d blocks of %d bytes: give at least %d MiB", mib, blocks,
+        model.kv_shape().block_bytes(), (2 * model.kv_shape().block_bytes() >> 20) + 1));
   }
   return static_cast<int>(std::min<int64_t>(blocks, INT32_MAX / kernels::kBlockTokens));
 }
@@ -57,9 +57,9 @@ absl::Status Worker::Load() {
   if (std::filesystem::exists(tokenizer_path)) {
     ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(tokenizer_path));
     if (tokenizer_->vocab_size() > model_->config().vocab) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "%s: ids up to %d, but the model's vocabulary ends at %d", tokenizer_path,
-          tokenizer_->vocab_size() - 1, model_->config().vocab - 1));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s: ids up to %d, but the model's vocabulary ends at %d", tokenizer_path,
+                          tokenizer_->vocab_size() - 1, model_->config().vocab - 1));
     }
   }
   for (const NamedFolder& adapter : options_.adapters) {

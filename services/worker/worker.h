@@ -1,5 +1,5 @@
-// Worker: what a prefill worker, a decode worker and the single process have in common: a model with
-// its adapters, loaded while the process already answers, and the engine that runs them.
+// Worker: what a prefill worker, a decode worker and the single process have in common: a model
+// with its adapters, loaded while the process already answers, and the engine that runs them.
 #pragma once
 
 #include <atomic>
@@ -28,10 +28,10 @@ struct WorkerOptions {
   NamedFolder model;
   std::vector<NamedFolder> adapters;
   std::string kernels = "cpu";
-  std::string dtype = "auto";  // auto, f32, bf16
-  int threads = 0;             // 0: one for every processor
-  int64_t kv_mib = 0;          // memory for K/V blocks; 0: 512, or what blocks says
-  EngineOptions engine;        // engine.blocks = 0: as many as kv_mib holds
+  std::string dtype = "auto";         // auto, f32, bf16
+  int threads = 0;                    // 0: one for every processor
+  int64_t kv_mib = 0;                 // memory for K/V blocks; 0: 512, or what blocks says
+  EngineOptions engine{.blocks = 0};  // 0 blocks: as many as kv_mib holds
 };
 
 // Thread safe after construction.

@@ -31,10 +31,12 @@ void AddWorkerFlags(CLI::App& app, WorkerOptions& options) {
       ->capture_default_str();
   app.add_option("--threads", options.threads, "compute threads; 0: one for every processor")
       ->check(CLI::Range(0, 1024));
-  app.add_option("--blocks", options.engine.blocks, "K/V blocks of 16 tokens; 0: by --kv-mib")
-      ->check(CLI::Range(0, 1 << 26));
+  CLI::Option* blocks =
+      app.add_option("--blocks", options.engine.blocks, "K/V blocks of 16 tokens; 0: by --kv-mib")
+          ->check(CLI::Range(0, 1 << 26));
   app.add_option("--kv-mib", options.kv_mib, "memory for K/V blocks; 0: 512 MiB")
-      ->check(CLI::Range(0, 1 << 30));
+      ->check(CLI::Range(0, 1 << 30))
+      ->excludes(blocks);
   app.add_option("--step-tokens", options.engine.step_tokens_max, "rows of one batch")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 16));
@@ -52,8 +54,7 @@ void AddWorkerFlags(CLI::App& app, WorkerOptions& options) {
 absl::StatusOr<NamedFolder> ParseNamedFolder(const std::string& flag, const std::string& text) {
   const size_t equals = text.find('=');
   if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s '%s': expected NAME=FOLDER", flag, text));
+    return absl::InvalidArgumentError(absl::StrFormat("%s '%s': expected NAME=FOLDER", flag, text));
   }
   return NamedFolder{.name = text.substr(0, equals), .folder = text.substr(equals + 1)};
 }

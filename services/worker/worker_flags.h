@@ -1,8 +1,9 @@
 // The flags of every process that runs a model.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string>
+
+#include <CLI/CLI.hpp>
 
 #include "absl/status/statusor.h"
 #include "services/worker/worker.h"

@@ -1,10 +1,10 @@
 #include "services/worker/worker_main.h"
 
-#include <unistd.h>
-
 #include <atomic>
 #include <optional>
 #include <thread>
+
+#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -22,7 +22,8 @@ const char* NameOf(v1::Role role) { return role == v1::ROLE_PREFILL ? "prefill" 
 // Tells operators what this worker is doing.
 class WorkerControlService : public v1::WorkerControl::CallbackService {
  public:
-  WorkerControlService(const Worker& worker, std::string worker_id, const std::atomic<bool>& draining)
+  WorkerControlService(const Worker& worker, std::string worker_id,
+                       const std::atomic<bool>& draining)
       : worker_(worker), worker_id_(std::move(worker_id)), draining_(draining) {}
 
   grpc::ServerUnaryReactor* Status(grpc::CallbackServerContext* context,
@@ -43,6 +44,13 @@ class WorkerControlService : public v1::WorkerControl::CallbackService {
   const std::atomic<bool>& draining_;
 };
 
+// Pids alone repeat between containers.
+std::string DefaultId(v1::Role role) {
+  char host[256] = "host";
+  gethostname(host, sizeof(host) - 1);
+  return absl::StrCat(NameOf(role), "-", host, "-", getpid());
+}
+
 }  // namespace
 
 WorkerProcessOptions ParseWorkerFlags(int argc, char** argv, const std::string& description,
@@ -51,24 +59,19 @@ WorkerProcessOptions ParseWorkerFlags(int argc, char** argv, const std::string& 
   CLI::App app(description);
   AddProcessFlags(app, options.process);
   app.add_option("--orchestrator", options.orchestrator, "address of the orchestrator to join");
-  app.add_option("--worker-id", options.worker_id, "name in the cluster; default: role and pid");
+  app.add_option("--worker-id", options.worker_id,
+                 "name in the cluster; default: role, host and pid");
   AddWorkerFlags(app, options.worker);
   if (add_flags) add_flags(app);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    std::exit(app.exit(error) == 0 ? 0 : kExitBadConfiguration);
+  if (const auto exit_code = ParseCommandLine(app, argc, argv, options.process)) {
+    std::exit(*exit_code);
   }
   return options;
 }
 
 int RunWorkerProcess(const WorkerProcessOptions& options, v1::Role role, Worker& worker,
                      const std::vector<grpc::Service*>& role_services) {
-  if (absl::Status status = SetLogLevel(options.process.log_level); !status.ok()) {
-    return ExitCodeOf(status);
-  }
-  const std::string id = options.worker_id.empty() ? absl::StrCat(NameOf(role), "-", getpid())
-                                                   : options.worker_id;
+  const std::string id = options.worker_id.empty() ? DefaultId(role) : options.worker_id;
   std::atomic<bool> draining = false;
   WorkerControlService control(worker, id, draining);
   std::vector<grpc::Service*> services = role_services;
@@ -105,8 +108,9 @@ int RunWorkerProcess(const WorkerProcessOptions& options, v1::Role role, Worker&
       failed = true;
       return;
     }
-    LogInfo("serving ", options.worker.model.name, " with ", std::string(worker.model().kernels().name),
-            " kernels and ", worker.host()->stats().blocks_total, " blocks, writer ",
+    LogInfo("serving ", options.worker.model.name, " with ",
+            std::string(worker.model().kernels().name), " kernels and ",
+            worker.host()->stats().blocks_total, " blocks, writer ",
             worker.model().digest().Short(), ", loaded in ",
             absl::FormatDuration(absl::Trunc(absl::Now() - begin, absl::Milliseconds(1))));
     (*server)->SetServing(true);

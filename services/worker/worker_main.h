@@ -1,12 +1,12 @@
 // The life of a worker process: listen, join the cluster, load the weights, serve, drain.
 #pragma once
 
-#include <grpcpp/impl/service_type.h>
-
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include <grpcpp/impl/service_type.h>
 
 #include "chorale/v1/control.pb.h"
 #include "services/common/process.h"

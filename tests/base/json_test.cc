@@ -1,11 +1,12 @@
 #include "base/json.h"
 
-#include <gtest/gtest.h>
-#include <stdlib.h>
-
 #include <filesystem>
 #include <fstream>
 #include <string>
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 namespace chorale {
 namespace {
@@ -34,16 +35,27 @@ TEST(ParseJsonFile, NamesAMissingFile) {
 }
 
 TEST(ParseJsonFile, RefusesAFileOverTheLimit) {
-  const std::string path =
-      (std::filesystem::temp_directory_path() / "chorale_json_test.json").string();
+  const std::string path = testing::TempDir() + "/chorale_json_test." + std::to_string(getpid());
   std::ofstream(path) << "[1, 2, 3]";
   EXPECT_TRUE(ParseJsonFile(path).ok());
   EXPECT_EQ(ParseJsonFile(path, 4).status().code(), absl::StatusCode::kInvalidArgument);
   std::filesystem::remove(path);
 }
 
+TEST(ParseOrderedJson, KeepsTheOrderOfKeysAndBoundsTheirNumber) {
+  EXPECT_EQ(ParseOrderedJson(R"({"b": 1, "a": {"z": 1, "y": 2}})", "x")->dump(),
+            R"({"b":1,"a":{"z":1,"y":2}})");
+  std::string wide = "[{";
+  for (size_t i = 0; i <= kOrderedKeysMax; ++i) wide += "\"" + std::to_string(i) + "\":0,";
+  wide.back() = '}';
+  const absl::Status status = ParseOrderedJson(wide + "]", "messages").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(std::string(status.message()).find("257 keys"), std::string::npos) << status;
+}
+
 TEST(JsonFields, ReadTypesAndFallbacks) {
-  const Json object = {{"i", 3}, {"whole", 4.0}, {"d", 0.5}, {"s", "x"}, {"b", true}, {"n", nullptr}};
+  const Json object = {{"i", 3},   {"whole", 4.0}, {"d", 0.5},
+                       {"s", "x"}, {"b", true},    {"n", nullptr}};
   EXPECT_EQ(*JsonInt(object, "i"), 3);
   EXPECT_EQ(*JsonInt(object, "whole"), 4);
   EXPECT_EQ(*JsonInt(object, "absent", 7), 7);
@@ -66,9 +78,7 @@ TEST(JsonFields, SayWhatIsWrong) {
   EXPECT_FALSE(JsonString(object, "d", "fallback").ok());
 }
 
-TEST(DumpJson, ReplacesInvalidUtf8) {
-  EXPECT_EQ(DumpJson(Json("a\xff")), "\"a\xEF\xBF\xBD\"");
-}
+TEST(DumpJson, ReplacesInvalidUtf8) { EXPECT_EQ(DumpJson(Json("a\xff")), "\"a\xEF\xBF\xBD\""); }
 
 }  // namespace
 }  // namespace chorale

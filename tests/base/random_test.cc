@@ -1,8 +1,8 @@
 #include "base/random.h"
 
-#include <gtest/gtest.h>
-
 #include <set>
+
+#include <gtest/gtest.h>
 
 namespace chorale {
 namespace {
@@ -16,7 +16,8 @@ TEST(Random, IsAFunctionOfItsArguments) {
 TEST(Random, DoesNotRepeatOverCountersAndStreams) {
   std::set<uint64_t> seen;
   for (uint64_t stream = 0; stream < 100; ++stream) {
-    for (uint64_t counter = 0; counter < 100; ++counter) seen.insert(RandomBits(7, stream, counter));
+    for (uint64_t counter = 0; counter < 100; ++counter)
+      seen.insert(RandomBits(7, stream, counter));
   }
   EXPECT_EQ(seen.size(), 10'000u);
 }

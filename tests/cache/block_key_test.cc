@@ -1,10 +1,10 @@
 #include "cache/block_key.h"
 
-#include <gtest/gtest.h>
-
 #include <numeric>
 #include <set>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "kernels/tensor.h"
 

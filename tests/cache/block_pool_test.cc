@@ -1,11 +1,11 @@
 #include "cache/block_pool.h"
 
-#include <gtest/gtest.h>
-
 #include <map>
 #include <random>
 #include <set>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 namespace chorale {
 namespace {

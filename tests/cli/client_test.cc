@@ -1,12 +1,12 @@
 #include "cli/client.h"
 
+#include <memory>
+
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <gtest/gtest.h>
 #include <unistd.h>
-
-#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -60,8 +60,8 @@ TEST(RouterClientTest, PassesOnChunksInOrder) {
   server.sequence_numbers = {0, 1, 2};
   RouterClient client(server.address());
   std::string text;
-  const absl::Status status = client.Generate(
-      {}, kTimeout, [&](const v1::GenerateChunk& chunk) { text += chunk.text(); });
+  const absl::Status status =
+      client.Generate({}, kTimeout, [&](const v1::GenerateChunk& chunk) { text += chunk.text(); });
   EXPECT_TRUE(status.ok()) << status;
   EXPECT_EQ(text, "xxx");
 }

@@ -1,13 +1,13 @@
 #include "cli/launch.h"
 
+#include <filesystem>
+
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -56,9 +56,8 @@ class LaunchTest : public ::testing::Test {
   }
 
   // Starts, and ends again whatever was started.
-  absl::Status Start(Launch& launch, const std::function<bool()>& interrupted = [] {
-    return false;
-  }) {
+  absl::Status Start(
+      Launch& launch, const std::function<bool()>& interrupted = [] { return false; }) {
     return launch.Start(absl::Now() + absl::Seconds(120), interrupted);
   }
 
@@ -125,7 +124,8 @@ TEST_F(LaunchTest, PutsSocketsElsewhereWhenTheRunFolderIsTooDeep) {
 TEST_F(LaunchTest, NamesWhatIsMissingBeforeItStartsAnything) {
   LaunchOptions no_folder = options_;
   no_folder.model = absl::StrCat("base=", folder_ / "nowhere");
-  EXPECT_THAT(Message(CheckLaunch(no_folder)), AllOf(HasSubstr("nowhere"), HasSubstr("config.json")));
+  EXPECT_THAT(Message(CheckLaunch(no_folder)),
+              AllOf(HasSubstr("nowhere"), HasSubstr("config.json")));
   LaunchOptions no_name = options_;
   no_name.model = folder_ / "model";
   EXPECT_THAT(Message(CheckLaunch(no_name)), HasSubstr("NAME=FOLDER"));
@@ -152,8 +152,8 @@ TEST(CheckAddressFreeTest, SaysWhichFlagToChangeWhenAPortIsInUse) {
 }
 
 TEST(CheckAddressFreeTest, RefusesWhatIsNoAddress) {
-  for (const char* text : {"8080", "localhost", "127.0.0.1:http", "127.0.0.1:70000", "127.0.0.1:-1",
-                           "256.0.0.1:80"}) {
+  for (const char* text :
+       {"8080", "localhost", "127.0.0.1:http", "127.0.0.1:70000", "127.0.0.1:-1", "256.0.0.1:80"}) {
     EXPECT_TRUE(absl::IsInvalidArgument(CheckAddressFree("--http", text))) << text;
   }
   EXPECT_TRUE(CheckAddressFree("--grpc", "unix:/run/router.sock").ok());

@@ -1,12 +1,12 @@
 #include "cli/processes.h"
 
+#include <filesystem>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <filesystem>
 
 #include "absl/time/clock.h"
 #include "tests/cli/scratch_folder.h"
@@ -84,12 +84,12 @@ TEST_F(ProcessesTest, SendsOutputToTheLogAndReportsTheExitCode) {
 TEST_F(ProcessesTest, RecordsTheProcessBeforeItsProgramRuns) {
   const std::string witness = folder_ / "witness";
   bool ran_before_record = true;
-  const auto process = Spawn({"/bin/touch", witness}, folder_ / "log",
-                             [&](const ProcessIdentity& identity) {
-                               ran_before_record = std::filesystem::exists(witness);
-                               EXPECT_EQ(StateOf(identity), ProcessState::kRunning);
-                               return absl::OkStatus();
-                             });
+  const auto process =
+      Spawn({"/bin/touch", witness}, folder_ / "log", [&](const ProcessIdentity& identity) {
+        ran_before_record = std::filesystem::exists(witness);
+        EXPECT_EQ(StateOf(identity), ProcessState::kRunning);
+        return absl::OkStatus();
+      });
   ASSERT_TRUE(process.ok()) << process.status();
   ASSERT_TRUE(WaitEnded(*process, Soon()));
   EXPECT_FALSE(ran_before_record);
@@ -99,11 +99,11 @@ TEST_F(ProcessesTest, RecordsTheProcessBeforeItsProgramRuns) {
 TEST_F(ProcessesTest, NeverRunsAProgramThatCannotBeRecorded) {
   const std::string witness = folder_ / "witness";
   ProcessIdentity spawned;
-  const auto process = Spawn({"/bin/touch", witness}, folder_ / "log",
-                             [&](const ProcessIdentity& identity) {
-                               spawned = identity;
-                               return absl::UnavailableError("disk full");
-                             });
+  const auto process =
+      Spawn({"/bin/touch", witness}, folder_ / "log", [&](const ProcessIdentity& identity) {
+        spawned = identity;
+        return absl::UnavailableError("disk full");
+      });
   EXPECT_TRUE(absl::IsUnavailable(process.status()));
   EXPECT_EQ(StateOf(spawned), ProcessState::kEnded);
   EXPECT_FALSE(std::filesystem::exists(witness));

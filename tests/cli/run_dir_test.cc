@@ -1,10 +1,10 @@
 #include "cli/run_dir.h"
 
+#include <cstdlib>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
-
-#include <cstdlib>
 
 #include "absl/strings/str_cat.h"
 #include "tests/cli/scratch_folder.h"
@@ -28,19 +28,18 @@ TEST(RunDirTest, PrefersTheFlagThenTheEnvironmentThenTheDefault) {
 
 TEST(RunDirTest, ReadsBackWhatItWrote) {
   const ScratchFolder folder;
-  const ClusterRecord cluster = {
-      .boot_id = "boot",
-      .started_unix_s = 1'700'000'000,
-      .model = "b\"ase",
-      .socket_dir = "/run/sockets",
-      .prefill_workers = 1,
-      .decode_workers = 2,
-      .processes = {{.name = "router",
-                     .identity = {.pid = 4711, .start_ticks = 987654321},
-                     .binary = "/bin/chorale-router",
-                     .log = "/run/logs/router.log",
-                     .address = "127.0.0.1:8081",
-                     .http = "127.0.0.1:8080"}}};
+  const ClusterRecord cluster = {.boot_id = "boot",
+                                 .started_unix_s = 1'700'000'000,
+                                 .model = "b\"ase",
+                                 .socket_dir = "/run/sockets",
+                                 .prefill_workers = 1,
+                                 .decode_workers = 2,
+                                 .processes = {{.name = "router",
+                                                .identity = {.pid = 4711, .start_ticks = 987654321},
+                                                .binary = "/bin/chorale-router",
+                                                .log = "/run/logs/router.log",
+                                                .address = "127.0.0.1:8081",
+                                                .http = "127.0.0.1:8080"}}};
   ASSERT_TRUE(WriteCluster(folder.path(), cluster).ok());
   const auto read = ReadCluster(folder.path());
   ASSERT_TRUE(read.ok()) << read.status();
@@ -84,10 +83,11 @@ TEST(RunDirTest, NamesTheFieldOfARecordAtFault) {
 TEST(RunDirTest, RefusesPidsThatMeanGroupsOrTheFirstProcess) {
   for (const char* pid : {"0", "1", "-1", "-4711", "4294967298"}) {
     const ScratchFolder folder;
-    folder.Write("cluster.json",
-                 absl::StrCat(R"({"format": 1, "boot_id": "b", "started_unix_s": 1, "model": "m",)",
-                              R"("prefill_workers": 1, "decode_workers": 2, "processes": [{"name":)",
-                              R"("router", "start_ticks": 1, "pid": )", pid, "}]}"));
+    folder.Write(
+        "cluster.json",
+        absl::StrCat(R"({"format": 1, "boot_id": "b", "started_unix_s": 1, "model": "m",)",
+                     R"("prefill_workers": 1, "decode_workers": 2, "processes": [{"name":)",
+                     R"("router", "start_ticks": 1, "pid": )", pid, "}]}"));
     EXPECT_TRUE(absl::IsInvalidArgument(ReadCluster(folder.path()).status())) << pid;
   }
 }

@@ -1,12 +1,12 @@
 // A folder of its own for one test, removed with everything in it at the end.
 #pragma once
 
-#include <unistd.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
+
+#include <unistd.h>
 
 #include "base/check.h"
 

@@ -1,10 +1,10 @@
 #include "cli/stop.h"
 
+#include <filesystem>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-
-#include <filesystem>
 
 #include "absl/time/clock.h"
 #include "tests/cli/scratch_folder.h"
@@ -24,8 +24,8 @@ class StopTest : public ::testing::Test {
   StopTest() { cluster_.boot_id = BootId(); }
 
   void Add(const std::string& name, const std::vector<std::string>& command) {
-    auto process = Spawn(command, folder_ / "log",
-                         [](const ProcessIdentity&) { return absl::OkStatus(); });
+    auto process =
+        Spawn(command, folder_ / "log", [](const ProcessIdentity&) { return absl::OkStatus(); });
     ASSERT_TRUE(process.ok()) << process.status();
     cluster_.processes.push_back({.name = name, .identity = *process});
   }
@@ -46,8 +46,8 @@ TEST_F(StopTest, EndsTheRouterFirstAndTheOrchestratorLast) {
 
 TEST_F(StopTest, KillsWhatOutlivesItsGrace) {
   const std::string ready = folder_ / "ready";
-  Add("decode-0", {"/bin/sh", "-c",
-                   "trap '' TERM; touch " + ready + "; while :; do sleep 0.1; done"});
+  Add("decode-0",
+      {"/bin/sh", "-c", "trap '' TERM; touch " + ready + "; while :; do sleep 0.1; done"});
   while (!std::filesystem::exists(ready)) absl::SleepFor(absl::Milliseconds(5));
   const StopReport report = StopProcesses(cluster_, absl::Milliseconds(1));
   EXPECT_THAT(report.killed, ElementsAre("decode-0"));

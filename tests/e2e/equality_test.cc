@@ -1,18 +1,18 @@
 // With the reference kernels, a cluster's tokens equal those of one process, whatever the chunks,
 // the batches, the reuse of prefixes and the cancellations in between (DESIGN section 5).
-#include <gtest/gtest.h>
-#include <signal.h>
-
 #include <atomic>
 #include <fstream>
 #include <random>
 #include <thread>
 
+#include <gtest/gtest.h>
+#include <signal.h>
+
 #include "absl/strings/str_cat.h"
 #include "rpc/channels.h"
-#include "tests/testing/tiny_model.h"
 #include "tests/e2e/processes.h"
 #include "tests/e2e/workload.h"
+#include "tests/testing/tiny_model.h"
 
 namespace chorale {
 namespace {
@@ -68,12 +68,12 @@ TempFolder* Equality::folder_ = nullptr;
 
 TEST_P(Equality, TokensOfTheClusterEqualThoseOfOneProcess) {
   SCOPED_TRACE(testing::Message() << "seed " << seed_);
-  TestCluster cluster({.model_folder = folder_->path(),
-                       .worker_flags = {"--kernels", "reference", "--threads", "1", "--blocks", "400",
-                                        "--chunk-tokens", absl::StrCat(GetParam().chunk_tokens),
-                                        "--step-tokens", "512", "--sequences",
-                                        absl::StrCat(GetParam().sequences)},
-                       .decode_flags = {"--local-prefill-tokens", "8"}});
+  TestCluster cluster(
+      {.model_folder = folder_->path(),
+       .worker_flags = {"--kernels", "reference", "--threads", "1", "--blocks", "400",
+                        "--chunk-tokens", absl::StrCat(GetParam().chunk_tokens), "--step-tokens",
+                        "512", "--sequences", absl::StrCat(GetParam().sequences)},
+       .decode_flags = {"--local-prefill-tokens", "8"}});
   std::atomic<int> next = 0;
   std::atomic<int> transferred = 0;
   std::atomic<int> cached = 0;

@@ -1,20 +1,20 @@
 // What users see when processes die, inputs are bad, or the cluster is told to stop.
-#include <gtest/gtest.h>
-#include <signal.h>
-
 #include <cmath>
 #include <limits>
 #include <string>
 #include <thread>
+
+#include <gtest/gtest.h>
+#include <signal.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "chorale/v1/worker.grpc.pb.h"
 #include "rpc/channels.h"
 #include "tests/e2e/http_client.h"
-#include "tests/testing/tiny_model.h"
 #include "tests/e2e/processes.h"
 #include "tests/e2e/workload.h"
+#include "tests/testing/tiny_model.h"
 
 namespace chorale {
 namespace {
@@ -95,7 +95,8 @@ TEST_F(Faults, TheClusterServesOnWithoutItsOrchestrator) {
   cluster_->orchestrator().Signal(SIGKILL);
   cluster_->orchestrator().Wait();
   EXPECT_TRUE(Generate(stub(), LongRequest(40, 4)).status.ok());
-  cluster_->StartOrchestrator();
+  cluster_->StartOrchestrator();  // it knows no worker at first
+  EXPECT_TRUE(Generate(stub(), LongRequest(40, 4)).status.ok());
   cluster_->WaitForWorkers(2);
   EXPECT_TRUE(Generate(stub(), LongRequest(40, 4)).status.ok());
 }
@@ -116,8 +117,7 @@ TEST_F(Faults, SigtermLetsRunningStreamsFinish) {
 
 TEST_F(Faults, ADeadlinePassesThroughToTheWorker) {
   Start(1, 1);
-  const Generation got =
-      Generate(stub(), LongRequest(40, 1900), 1 << 30, absl::Milliseconds(200));
+  const Generation got = Generate(stub(), LongRequest(40, 1900), 1 << 30, absl::Milliseconds(200));
   EXPECT_EQ(got.status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_TRUE(cluster_->AllBlocksComeBack());
 }
@@ -183,7 +183,8 @@ TEST_F(Faults, InvalidUtf8IsRefused) {
 
 TEST_F(Faults, AHandOffBetweenDifferentWeightsIsRefusedWithBothDigests) {
   Start(1, 1);
-  auto prefill = v1::Prefill::NewStub(OpenChannel("unix:" + cluster_->folder() + "/prefill-0.sock"));
+  auto prefill =
+      v1::Prefill::NewStub(OpenChannel("unix:" + cluster_->folder() + "/prefill-0.sock"));
   v1::PrefillRequest request;
   request.set_model("m");
   request.add_tokens(1);

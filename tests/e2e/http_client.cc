@@ -16,8 +16,8 @@ HttpReply Send(const std::string& host, http::request<http::string_body> request
   asio::io_context io;
   asio::ip::tcp::socket socket(io);
   const size_t colon = host.rfind(':');
-  asio::connect(socket, asio::ip::tcp::resolver(io).resolve(host.substr(0, colon),
-                                                            host.substr(colon + 1)));
+  asio::connect(socket,
+                asio::ip::tcp::resolver(io).resolve(host.substr(0, colon), host.substr(colon + 1)));
   request.set(http::field::host, host);
   request.set(http::field::connection, "close");
   request.prepare_payload();

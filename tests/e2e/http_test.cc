@@ -1,8 +1,8 @@
 // The OpenAI-compatible API in front of a real cluster.
+#include <sstream>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include <sstream>
 
 #include "base/json.h"
 #include "tests/e2e/http_client.h"
@@ -19,8 +19,8 @@ class Http : public testing::Test {
   static void SetUpTestSuite() {
     folder_ = new TempFolder;
     WriteTinyModel(folder_->path());
-    cluster_ = new TestCluster({.model_folder = folder_->path(),
-                                .worker_flags = {"--threads", "1", "--blocks", "300"}});
+    cluster_ = new TestCluster(
+        {.model_folder = folder_->path(), .worker_flags = {"--threads", "1", "--blocks", "300"}});
   }
   static void TearDownTestSuite() {
     delete cluster_;
@@ -28,8 +28,11 @@ class Http : public testing::Test {
   }
 
   static HttpReply Complete(const Json& fields = Json::object()) {
-    Json body = {{"model", "m"}, {"prompt", "Once upon a time"}, {"temperature", 0},
-                 {"max_tokens", 12}, {"ignore_eos", true}};
+    Json body = {{"model", "m"},
+                 {"prompt", "Once upon a time"},
+                 {"temperature", 0},
+                 {"max_tokens", 12},
+                 {"ignore_eos", true}};
     body.update(fields);
     return HttpPost(cluster_->http(), "/v1/completions", body.dump());
   }

@@ -1,14 +1,14 @@
 #include "tests/e2e/processes.h"
 
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <filesystem>
-#include <fstream>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -92,8 +92,8 @@ TestCluster::TestCluster(const ClusterOptions& options) : options_(options) {
   const std::string file = folder() + "/router.address";
   router_ = std::make_unique<Process>(
       "chorale-router",
-      std::vector<std::string>{"--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
-                               "--orchestrator", SocketOf("orchestrator"), "--address-file", file},
+      std::vector<std::string>{"--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--orchestrator",
+                               SocketOf("orchestrator"), "--address-file", file},
       LogOf("router"));
   std::map<std::string, std::string> addresses = ReadAddressFile(file);
   http_ = addresses["http"];
@@ -137,15 +137,14 @@ void TestCluster::StartOrchestrator() {
 
 void TestCluster::StartWorker(const std::string& id) {
   const bool prefill = id.rfind("prefill", 0) == 0;
-  std::vector<std::string> flags = {"--listen",       SocketOf(id),
-                                    "--orchestrator", SocketOf("orchestrator"),
-                                    "--worker-id",    id,
-                                    "--model",        "m=" + options_.model_folder};
+  std::vector<std::string> flags = {
+      "--listen",    SocketOf(id), "--orchestrator", SocketOf("orchestrator"),
+      "--worker-id", id,           "--model",        "m=" + options_.model_folder};
   const auto& more = prefill ? options_.prefill_flags : options_.decode_flags;
   flags.insert(flags.end(), options_.worker_flags.begin(), options_.worker_flags.end());
   flags.insert(flags.end(), more.begin(), more.end());
-  workers_[id] = std::make_unique<Process>(prefill ? "chorale-prefill" : "chorale-decode", flags,
-                                           LogOf(id));
+  workers_[id] =
+      std::make_unique<Process>(prefill ? "chorale-prefill" : "chorale-decode", flags, LogOf(id));
 }
 
 void TestCluster::WaitForWorkers(int ready) {
@@ -157,7 +156,8 @@ void TestCluster::WaitForWorkers(int ready) {
     seen = 0;
     for (const v1::WorkerReport& worker : table.workers()) seen += worker.ready();
     return seen == ready;
-  })) << seen << " workers are ready";
+  })) << seen
+      << " workers are ready";
 }
 
 std::map<std::string, int64_t> TestCluster::Metrics(const std::string& id) {

@@ -2,12 +2,12 @@
 // their pids.
 #pragma once
 
-#include <sys/types.h>
-
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include <sys/types.h>
 
 #include "absl/time/time.h"
 #include "chorale/v1/control.grpc.pb.h"
@@ -39,7 +39,7 @@ struct ClusterOptions {
   std::string model_folder;
   int prefill = 1;
   int decode = 2;
-  std::vector<std::string> worker_flags;   // for every worker
+  std::vector<std::string> worker_flags;  // for every worker
   std::vector<std::string> decode_flags;
   std::vector<std::string> prefill_flags;
 };

@@ -40,8 +40,7 @@ void FillSampling(Draw& draw, int vocab, v1::Sampling& sampling) {
 
 }  // namespace
 
-std::vector<v1::GenerateRequest> MakeRequests(uint64_t seed, int count, int vocab,
-                                              int prompt_max) {
+std::vector<v1::GenerateRequest> MakeRequests(uint64_t seed, int count, int vocab, int prompt_max) {
   Draw draw(seed);
   std::vector<int> common(prompt_max);
   for (int& token : common) token = draw.Int(0, vocab - 1);

@@ -1,9 +1,6 @@
 // What the tests of the engine share: a tiny model under the reference kernels, and a loop.
 #pragma once
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <map>
 #include <memory>
 #include <random>
@@ -11,6 +8,9 @@
 #include <utility>
 #include <variant>
 #include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 
 #include "engine/engine.h"
 #include "model/random_checkpoint.h"

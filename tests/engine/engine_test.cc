@@ -78,9 +78,9 @@ TEST_F(EngineTest, TokensEqualThoseOfTheRequestRunningAlone) {
   };
   int preemptions = 0;
   int cached = 0;
-  for (const Setting& s : {Setting{200, 1, 1, true}, Setting{200, 7, 32, false},
-                           Setting{200, 512, 32, true}, Setting{14, 7, 32, true},
-                           Setting{14, 16, 8, false}}) {
+  for (const Setting& s :
+       {Setting{200, 1, 1, true}, Setting{200, 7, 32, false}, Setting{200, 512, 32, true},
+        Setting{14, 7, 32, true}, Setting{14, 16, 8, false}}) {
     SCOPED_TRACE(testing::Message() << s.blocks << " blocks, chunk " << s.chunk << ", "
                                     << s.sequences << " sequences, reuse " << s.reuse);
     auto engine = MakeEngine({.blocks = s.blocks,
@@ -270,7 +270,8 @@ TEST_F(EngineTest, RefusesWhatItCannotDoAndNamesTheField) {
   EXPECT_THAT(refusal([](auto& r) { r.prompt = Prompt(5000); }), HasSubstr("5000 tokens"));
   EXPECT_THAT(refusal([](auto& r) { r.prompt = Prompt(256); }), HasSubstr("shorten"));
   EXPECT_THAT(refusal([](auto& r) { r.n = 0; }), HasSubstr("'n': 0"));
-  EXPECT_THAT(refusal([](auto& r) { r.sampling.temperature = -1; }), HasSubstr("'temperature': -1"));
+  EXPECT_THAT(refusal([](auto& r) { r.sampling.temperature = -1; }),
+              HasSubstr("'temperature': -1"));
   EXPECT_THAT(refusal([&](auto& r) { r.sampling.temperature = nan; }), HasSubstr("'temperature'"));
   EXPECT_THAT(refusal([&](auto& r) { r.sampling.top_p = nan; }), HasSubstr("'top_p'"));
   EXPECT_THAT(refusal([](auto& r) { r.sampling.top_p = 0; }), HasSubstr("'top_p': 0"));
@@ -280,7 +281,9 @@ TEST_F(EngineTest, RefusesWhatItCannotDoAndNamesTheField) {
               HasSubstr("'presence_penalty': 3"));
   EXPECT_THAT(refusal([](auto& r) { r.sampling.repetition_penalty = 0; }),
               HasSubstr("'repetition_penalty': 0"));
-  EXPECT_THAT(refusal([](auto& r) { r.sampling.logit_bias = {{-1, 1.0}}; }),
+  EXPECT_THAT(refusal([](auto& r) {
+                r.sampling.logit_bias = {{-1, 1.0}};
+              }),
               HasSubstr("'logit_bias': token -1"));
   EXPECT_THAT(refusal([](auto& r) { r.sampling.logprobs = 21; }), HasSubstr("'logprobs': 21"));
   EXPECT_THAT(refusal([](auto& r) { r.sampling.max_tokens = -1; }), HasSubstr("'max_tokens': -1"));
@@ -289,8 +292,7 @@ TEST_F(EngineTest, RefusesWhatItCannotDoAndNamesTheField) {
   ASSERT_TRUE(engine->Submit(Greedy(1, Prompt(5), 4)).ok());
   EXPECT_EQ(engine->Submit(Greedy(1, Prompt(5), 4)).code(), absl::StatusCode::kAlreadyExists);
   ASSERT_TRUE(engine->Submit(Greedy(2, Prompt(5), 4)).ok());
-  EXPECT_EQ(engine->Submit(Greedy(3, Prompt(5), 4)).code(),
-            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(engine->Submit(Greedy(3, Prompt(5), 4)).code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(Run(*engine).size(), 2u);
 }
 

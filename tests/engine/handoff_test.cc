@@ -9,8 +9,7 @@ namespace {
 
 class Handoff : public EngineFixture {
  protected:
-  Handoff()
-      : prefill_(MakeEngine({.chunk_tokens_max = 16})), decode_(MakeEngine({})) {}
+  Handoff() : prefill_(MakeEngine({.chunk_tokens_max = 16})), decode_(MakeEngine({})) {}
 
   struct Block {
     BlockKey key;

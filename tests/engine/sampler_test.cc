@@ -1,12 +1,12 @@
 #include "engine/sampler.h"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cmath>
 #include <map>
 #include <numeric>
 #include <random>
+
+#include <gtest/gtest.h>
 
 #include "base/random.h"
 
@@ -34,15 +34,13 @@ TokenId NaiveChoice(std::vector<double> logits, const SamplingParams& p,
   if (p.temperature == 0) return order[0];
   if (p.top_k > 0 && p.top_k < static_cast<int>(order.size())) order.resize(p.top_k);
   const double best = logits[order[0]];
-  const auto weight = [&](TokenId t) {
-    return std::exp((logits[t] - best) / p.temperature);
-  };
+  const auto weight = [&](TokenId t) { return std::exp((logits[t] - best) / p.temperature); };
   double sum = 0;
   for (TokenId t : order) sum += weight(t);
   double kept = 0;
   size_t size = 0;
-  while (size < order.size() && (size == 0 || (kept < p.top_p * sum &&
-                                               weight(order[size]) >= p.min_p))) {
+  while (size < order.size() &&
+         (size == 0 || (kept < p.top_p * sum && weight(order[size]) >= p.min_p))) {
     kept += weight(order[size++]);
   }
   order.resize(size);
@@ -133,8 +131,8 @@ TEST(Sampler, SurvivesLogitsThatAreNotFinite) {
   const float inf = std::numeric_limits<float>::infinity();
   const float nan = std::numeric_limits<float>::quiet_NaN();
   SamplingParams p{.temperature = 1, .top_p = 0.9, .seed = 1, .logprobs = 1};
-  for (std::vector<float> logits : {std::vector<float>{nan, nan, nan}, {-inf, -inf, -inf},
-                                    {0, inf, 1}, {nan, 1, 2}}) {
+  for (std::vector<float> logits :
+       {std::vector<float>{nan, nan, nan}, {-inf, -inf, -inf}, {0, inf, 1}, {nan, 1, 2}}) {
     const TokenId token = Sampler(p, {}, 0).Choose(logits, Reference()).token;
     EXPECT_GE(token, 0);
     EXPECT_LT(token, 3);

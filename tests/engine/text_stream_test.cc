@@ -1,8 +1,8 @@
 #include "engine/text_stream.h"
 
-#include <gtest/gtest.h>
-
 #include <random>
+
+#include <gtest/gtest.h>
 
 #include "tests/testing/tiny_model.h"
 
@@ -15,9 +15,8 @@ class TextStreamTest : public testing::Test {
 
   using Texts = std::pair<std::string, std::string>;
   // Feeds the text byte by byte; returns what came out before the end, and at the end.
-  Texts Feed(const std::string& text,
-                                           const std::vector<std::string>& stops) {
-    TextStream stream(*tokenizer_, stops);
+  Texts Feed(const std::string& text, const std::vector<std::string>& stops) {
+    TextStream stream(*tokenizer_, stops, {});
     std::string out;
     for (char c : text) {
       if (stream.stopped()) break;

@@ -158,8 +158,7 @@ class EveryTable : public testing::TestWithParam<std::tuple<const Kernels*, int>
       for (size_t i = 0; i < got.size(); ++i) {
         ASSERT_LE(std::abs(double{got[i]} - want[i]), bound * sums[i] + 1e-30)
             << "element " << i << " is " << got[i] << ", should be " << want[i] << "; head_dim "
-            << batch.shape.head_dim << " heads " << batch.heads << " "
-            << NameOf(batch.shape.dtype);
+            << batch.shape.head_dim << " heads " << batch.heads << " " << NameOf(batch.shape.dtype);
       }
     }
   }

@@ -131,7 +131,8 @@ void JudgeMatmul(const Kernels& table, ThreadPool& pool, DType dtype, int m, int
 TEST_P(EveryTable, MultipliesMatrices) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (int m : {1, 2, 3, 7, 8, 17, 64, 129}) {
-      for (auto [rows, cols] : {std::pair{1, 1}, {3, 8}, {16, 64}, {65, 33}, {96, 300}, {130, 257}}) {
+      for (auto [rows, cols] :
+           {std::pair{1, 1}, {3, 8}, {16, 64}, {65, 33}, {96, 300}, {130, 257}}) {
         JudgeMatmul(table(), pool_, dtype, m, rows, cols, /*plus=*/(m + rows) % 2 == 0);
       }
     }
@@ -177,8 +178,8 @@ TEST_P(EveryTable, PacksEveryDtypeAndEmbedsItBack) {
   for (uint16_t& bits : bf16) bits = F32ToBF16(random.Uniform());
   const std::vector<float> f32 = random.Floats(kRows * kCols);
   const std::vector<MatrixView> parts = {View(f32, kRows, kCols),
-                              {f16.data(), DType::kF16, kRows, kCols},
-                              {bf16.data(), DType::kBF16, kRows, kCols}};
+                                         {f16.data(), DType::kF16, kRows, kCols},
+                                         {bf16.data(), DType::kBF16, kRows, kCols}};
   std::vector<int32_t> ids(3 * kRows);
   std::iota(ids.rbegin(), ids.rend(), 0);
   for (DType dtype : {DType::kF32, DType::kBF16}) {
@@ -188,8 +189,9 @@ TEST_P(EveryTable, PacksEveryDtypeAndEmbedsItBack) {
     for (size_t i = 0; i < out.size(); ++i) {
       const int row = ids[i / kCols];
       const int at = row % kRows * kCols + static_cast<int>(i % kCols);
-      float want = row < kRows ? f32[at]
-                               : row < 2 * kRows ? F16ToF32(f16[at]) : BF16ToF32(bf16[at]);
+      float want = row < kRows       ? f32[at]
+                   : row < 2 * kRows ? F16ToF32(f16[at])
+                                     : BF16ToF32(bf16[at]);
       if (dtype == DType::kBF16) want = BF16ToF32(F32ToBF16(want));
       ASSERT_EQ(out[i], want) << "row " << row;
     }
@@ -317,12 +319,9 @@ TEST_P(EveryTable, AppliesAdaptersOfMixedRanks) {
       }
       const std::vector<float> input = absolute ? Absolute(x) : x;
       std::vector<float> y = absolute ? Absolute(y0) : y0;
-      k.adapters({.groups = groups,
-                  .x = input.data(),
-                  .x_stride = kIn,
-                  .y = y.data(),
-                  .y_stride = kOut},
-                 pool_);
+      k.adapters(
+          {.groups = groups, .x = input.data(), .x_stride = kIn, .y = y.data(), .y_stride = kOut},
+          pool_);
       return y;
     };
     const std::vector<float> sums = run(Reference(), true);
@@ -347,8 +346,8 @@ TEST_P(EveryTable, AddsVectors) {
 TEST_P(EveryTable, FindsTheFirstOfTheLargest) {
   const float nan = std::nanf(""), inf = std::numeric_limits<float>::infinity();
   const std::pair<std::vector<float>, int> cases[] = {
-      {{1}, 0},           {{1, 3, 2, 3}, 1},     {{nan, 1, nan, 2}, 3}, {{nan, nan}, 0},
-      {{-inf, -inf}, 0},  {{nan, -inf}, 1},      {{1, inf, nan, inf}, 1}, {{-0.0f, 0.0f}, 0}};
+      {{1}, 0},          {{1, 3, 2, 3}, 1}, {{nan, 1, nan, 2}, 3},   {{nan, nan}, 0},
+      {{-inf, -inf}, 0}, {{nan, -inf}, 1},  {{1, inf, nan, inf}, 1}, {{-0.0f, 0.0f}, 0}};
   for (const auto& [values, want] : cases) {
     EXPECT_EQ(table().argmax(values.data(), static_cast<int>(values.size())), want);
   }

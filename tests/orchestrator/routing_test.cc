@@ -1,8 +1,8 @@
 #include "orchestrator/routing.h"
 
-#include <gtest/gtest.h>
-
 #include <map>
+
+#include <gtest/gtest.h>
 
 namespace chorale {
 namespace {
@@ -44,7 +44,8 @@ TEST(ChooseRoute, TakesTurnsAmongEquals) {
                                            Worker("d2", WorkerRole::kDecode),
                                            Worker("d3", WorkerRole::kDecode)};
   std::map<std::string, int> picked;
-  for (uint64_t turn = 0; turn < 9; ++turn) ++picked[ChooseRoute(workers, "m", {}, turn)->decode.id];
+  for (uint64_t turn = 0; turn < 9; ++turn)
+    ++picked[ChooseRoute(workers, "m", {}, turn)->decode.id];
   EXPECT_EQ(picked, (std::map<std::string, int>{{"d1", 3}, {"d2", 3}, {"d3", 3}}));
 }
 

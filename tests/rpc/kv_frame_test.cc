@@ -1,10 +1,10 @@
 #include "rpc/kv_frame.h"
 
-#include <gtest/gtest.h>
-#include <grpcpp/impl/codegen/proto_utils.h>
-
 #include <random>
 #include <string>
+
+#include <grpcpp/impl/codegen/proto_utils.h>
+#include <gtest/gtest.h>
 
 #include "absl/strings/string_view.h"
 

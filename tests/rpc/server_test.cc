@@ -1,13 +1,13 @@
 #include "rpc/server.h"
 
-#include <grpcpp/client_context.h>
-#include <grpcpp/health_check_service_interface.h>
-#include <grpcpp/generic/generic_stub.h>
-#include <gtest/gtest.h>
-#include <unistd.h>
-
 #include <string>
 #include <thread>
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"

@@ -1,8 +1,8 @@
 #include "tests/testing/temp_folder.h"
 
-#include <stdlib.h>
-
 #include <filesystem>
+
+#include <stdlib.h>
 
 #include "base/check.h"
 

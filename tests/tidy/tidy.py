@@ -40,7 +40,7 @@ THREADS_LIVE_IN = re.compile(r'^kernels/thread_pool\.(h|cc)$')
 LINES_MAX = 500
 HEADER_LINES_MAX = 200
 
-CODE = ('.h', '.cc', '.c', '.cu', '.cuh', '.proto', '.py', '.sh', '.cmake', 'CMakeLists.txt')
+CODE = ('.h', '.cc', '.inc', '.c', '.cu', '.cuh', '.proto', '.py', '.sh', '.cmake', 'CMakeLists.txt')
 TEXT = (*CODE, '.md', '.yaml', '.yml', '.clang-format', '.clang-tidy')
 SKIPPED_FOLDERS = {'build', '.git', '.chorale', '.cache', '__pycache__', 'node_modules'}
 

@@ -1,0 +1,236 @@
+#include "model/config.h"
+
+#include <cmath>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/model/safetensors_file.h"
+#include "tests/testing/temp_folder.h"
+
+namespace chorale {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+Json Minimal(const char* architecture) {
+  return {{"architectures", {architecture}}, {"num_hidden_layers", 2},  {"hidden_size", 32},
+          {"num_attention_heads", 4},        {"intermediate_size", 64}, {"vocab_size", 100}};
+}
+
+ModelConfig Parsed(const Json& json) {
+  auto config = ParseModelConfig(json);
+  EXPECT_TRUE(config.ok()) << config.status();
+  return config.ok() ? *std::move(config) : ModelConfig();
+}
+
+Json With(const char* field, Json value) {
+  Json json = Minimal("LlamaForCausalLM");
+  json[field] = std::move(value);
+  return json;
+}
+
+TEST(ModelConfigTest, TakesTheDefaultsOfLlama) {
+  const ModelConfig config = Parsed(Minimal("LlamaForCausalLM"));
+  EXPECT_EQ(config.architecture, "LlamaForCausalLM");
+  EXPECT_EQ(config.layers, 2);
+  EXPECT_EQ(config.kv_heads, 4);
+  EXPECT_EQ(config.head_dim, 8);
+  EXPECT_EQ(config.positions_max, 2048);
+  EXPECT_FLOAT_EQ(config.norm_eps, 1e-6f);
+  EXPECT_EQ(config.rope_theta, 10000);
+  EXPECT_EQ(config.rope_scaling, RopeScaling{});
+  EXPECT_FALSE(config.tied_embeddings || config.qkv_bias || config.o_bias || config.qk_norm);
+  EXPECT_TRUE(config.eos_ids.empty());
+  EXPECT_EQ(config.dtype, "");
+}
+
+TEST(ModelConfigTest, TakesTheDefaultsOfMistral) {
+  // A window of 4096 is the default; null switches it off.
+  Json json = Minimal("MistralForCausalLM");
+  EXPECT_EQ(Parsed(json).positions_max, 4096);
+  json["sliding_window"] = nullptr;
+  EXPECT_EQ(Parsed(json).positions_max, 131072);
+  json["attention_bias"] = true;  // not a setting of this architecture
+  EXPECT_FALSE(Parsed(json).qkv_bias);
+}
+
+TEST(ModelConfigTest, TakesTheDefaultsOfQwen2) {
+  Json json = Minimal("Qwen2ForCausalLM");
+  const ModelConfig config = Parsed(json);
+  EXPECT_TRUE(config.qkv_bias);
+  EXPECT_FALSE(config.o_bias || config.qk_norm);
+  EXPECT_EQ(config.head_dim, 8);
+  EXPECT_EQ(config.positions_max, 32768);
+  json["sliding_window"] = 512;  // counts only with the switch
+  EXPECT_EQ(Parsed(json).positions_max, 32768);
+  json["use_sliding_window"] = true;
+  EXPECT_EQ(Parsed(json).positions_max, 512);
+}
+
+TEST(ModelConfigTest, TakesTheDefaultsOfQwen3) {
+  Json json = Minimal("Qwen3ForCausalLM");
+  const ModelConfig config = Parsed(json);
+  EXPECT_TRUE(config.qk_norm);
+  EXPECT_FALSE(config.qkv_bias);
+  EXPECT_EQ(config.head_dim, 128);
+  json["attention_bias"] = true;
+  EXPECT_TRUE(Parsed(json).qkv_bias && Parsed(json).o_bias);
+  json["layer_types"] = {"full_attention", "sliding_attention"};
+  json["sliding_window"] = 64;
+  EXPECT_EQ(Parsed(json).positions_max, 64);
+}
+
+TEST(ModelConfigTest, KnowsAnArchitectureByItsModelType) {
+  Json json = Minimal("");
+  json.erase("architectures");
+  json["model_type"] = "qwen2";
+  EXPECT_EQ(Parsed(json).architecture, "Qwen2ForCausalLM");
+}
+
+TEST(ModelConfigTest, ReadsEndsOfText) {
+  EXPECT_THAT(Parsed(With("eos_token_id", 7)).eos_ids, ElementsAre(7));
+  EXPECT_THAT(Parsed(With("eos_token_id", {9, 7, 9})).eos_ids, ElementsAre(9, 7));
+  EXPECT_THAT(Parsed(With("eos_token_id", nullptr)).eos_ids, ElementsAre());
+}
+
+TEST(ModelConfigTest, NamesTheFieldAndItsValue) {
+  const struct {
+    const char* field;
+    Json value;
+    const char* message;
+  } kRefusals[] = {
+      {"architectures", Json::array(), "'architectures': expected a list of one name, found []"},
+      {"architectures", {"a", "b"}, "found [\"a\",\"b\"]"},
+      {"architectures", "LlamaForCausalLM", "found \"LlamaForCausalLM\""},
+      {"num_hidden_layers", 0, "'num_hidden_layers': 0 is not within [1, "},
+      {"num_hidden_layers", nullptr, "'num_hidden_layers' is missing"},
+      {"num_hidden_layers", 2.5, "'num_hidden_layers': expected an integer, found 2.5"},
+      {"hidden_size", -32, "'hidden_size': -32 is not within"},
+      {"hidden_size", 1e300, "'hidden_size': expected an integer, found 1e+300"},
+      {"hidden_size", 9223372036854775807, "'hidden_size': 9223372036854775807 is not"},
+      {"hidden_size", 18446744073709551615u, "'hidden_size'"},
+      {"hidden_size", 34, "'hidden_size': 34 is not a multiple of num_attention_heads = 4"},
+      {"hidden_size", 36, "'head_dim': 9 is odd"},
+      {"num_attention_heads", "4", "'num_attention_heads': expected an integer, found \"4\""},
+      {"num_key_value_heads", 3, "'num_key_value_heads': 3 does not divide"},
+      {"num_key_value_heads", 8, "'num_key_value_heads': 8 does not divide"},
+      {"head_dim", 7, "'head_dim': 7 is odd"},
+      {"head_dim", 0, "'head_dim': 0 is not within"},
+      {"intermediate_size", false, "'intermediate_size': expected an integer, found false"},
+      {"vocab_size", 1 << 30, "'vocab_size': 1073741824 is not within"},
+      {"max_position_embeddings", 0, "'max_position_embeddings': 0"},
+      {"rms_norm_eps", 0, "'rms_norm_eps': 0 is not within"},
+      {"rms_norm_eps", "1e-6", "'rms_norm_eps': expected a number"},
+      {"rope_theta", 1, "'rope_theta': 1 is not within"},
+      {"rope_theta", -10000, "'rope_theta': -10000"},
+      {"rope_scaling", "linear", "'rope_scaling': expected an object, found \"linear\""},
+      {"rope_scaling", {{"type", "linear"}}, "in 'rope_scaling': field 'factor' is missing"},
+      {"rope_scaling", {{"type", "linear"}, {"factor", 0}}, "field 'factor': 0 is not within"},
+      {"rope_scaling",
+       {{"rope_type", "llama3"}, {"factor", 8}},
+       "'original_max_position_embeddings' is missing"},
+      {"rope_scaling",
+       {{"rope_type", "llama3"},
+        {"factor", 8},
+        {"low_freq_factor", 4},
+        {"original_max_position_embeddings", 64}},
+       "'high_freq_factor': 4 is not above low_freq_factor = 4"},
+      {"rope_scaling", {{"rope_type", "yarn"}, {"beta_slow", 64}}, "'beta_slow': 64"},
+      {"rope_scaling", {{"rope_type", "yarn"}, {"attention_factor", -1}}, "'attention_factor': -1"},
+      {"tie_word_embeddings", 1, "'tie_word_embeddings'"},
+      {"eos_token_id", 100, "'eos_token_id': 100 is not a token id within [0, 99]"},
+      {"eos_token_id", {1, -1}, "'eos_token_id': -1"},
+      {"eos_token_id", "</s>", "'eos_token_id': \"</s>\""},
+      {"hidden_act", 5, "'hidden_act': expected a string, found 5"},
+  };
+  for (const auto& [field, value, message] : kRefusals) {
+    const auto config = ParseModelConfig(With(field, value));
+    EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument) << field << value;
+    EXPECT_THAT(std::string(config.status().message()), HasSubstr(message));
+  }
+  EXPECT_EQ(ParseModelConfig(Json::array()).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(ModelConfigTest, NamesWhatIsNotKnown) {
+  const struct {
+    const char* field;
+    Json value;
+    const char* message;
+  } kRefusals[] = {
+      {"architectures", {"GPT2LMHeadModel"}, "'GPT2LMHeadModel' is not known; known are Llama"},
+      {"rope_scaling", {{"rope_type", "longrope"}}, "'rope_type': 'longrope' is not known"},
+      {"rope_scaling", {{"type", "dynamic"}, {"factor", 2}}, "'dynamic' is not known"},
+      {"rope_parameters", {{"full_attention", Json::object()}}, "'rope_parameters.full_attention'"},
+      {"rope_scaling", {{"rope_type", "yarn"}, {"truncate", false}}, "'truncate'"},
+      {"hidden_act", "gelu", "'hidden_act': 'gelu'"},
+      {"mlp_bias", true, "'mlp_bias'"},
+      {"partial_rotary_factor", 0.5, "'partial_rotary_factor': 0.5"},
+      {"quantization_config", {{"quant_method", "gptq"}}, "quantisation 'gptq'"},
+      {"quantization_config", "int4", "int4"},
+  };
+  for (const auto& [field, value, message] : kRefusals) {
+    const auto config = ParseModelConfig(With(field, value));
+    EXPECT_EQ(config.status().code(), absl::StatusCode::kUnimplemented) << field << value;
+    EXPECT_THAT(std::string(config.status().message()), HasSubstr(message));
+  }
+}
+
+TEST(ModelConfigTest, ReadsRopeScalings) {
+  RopeScaling rope = Parsed(With("rope_scaling", {{"type", "linear"}, {"factor", 2}})).rope_scaling;
+  EXPECT_EQ(rope.kind, RopeScaling::Kind::kLinear);
+  EXPECT_EQ(rope.factor, 2);
+
+  rope = Parsed(With("rope_scaling", {{"rope_type", "llama3"},
+                                      {"factor", 32},
+                                      {"low_freq_factor", 1.5},
+                                      {"high_freq_factor", 5},
+                                      {"original_max_position_embeddings", 8192}}))
+             .rope_scaling;
+  EXPECT_EQ(rope.kind, RopeScaling::Kind::kLlama3);
+  EXPECT_EQ(rope.factor, 32);
+  EXPECT_EQ(rope.low_freq_factor, 1.5);
+  EXPECT_EQ(rope.high_freq_factor, 5);
+  EXPECT_EQ(rope.original_positions, 8192);
+
+  EXPECT_EQ(Parsed(With("rope_scaling", {{"rope_type", "default"}})).rope_scaling, RopeScaling{});
+  EXPECT_EQ(
+      Parsed(With("rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1e6}})).rope_theta,
+      1e6);
+}
+
+TEST(ModelConfigTest, ReadsYarnAndItsLongerContext) {
+  Json json =
+      With("rope_scaling",
+           {{"rope_type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 2048}});
+  ModelConfig config = Parsed(json);
+  EXPECT_EQ(config.rope_scaling.kind, RopeScaling::Kind::kYarn);
+  EXPECT_EQ(config.rope_scaling.beta_fast, 32);
+  EXPECT_EQ(config.rope_scaling.beta_slow, 1);
+  EXPECT_NEAR(config.rope_scaling.attention_factor, 1 + 0.1 * std::log(4.0), 1e-15);
+  EXPECT_EQ(config.positions_max, 8192);
+  json["rope_scaling"]["attention_factor"] = 1.25;
+  EXPECT_EQ(Parsed(json).rope_scaling.attention_factor, 1.25);
+  json["rope_scaling"].erase("attention_factor");
+  json["rope_scaling"]["mscale"] = 1;
+  json["rope_scaling"]["mscale_all_dim"] = 1;
+  EXPECT_EQ(Parsed(json).rope_scaling.attention_factor, 1);
+}
+
+TEST(ModelConfigTest, AddsTheEndsOfTextOfTheGenerationConfig) {
+  const TempFolder folder;
+  WriteFile(folder.path() + "/config.json", With("eos_token_id", 2).dump());
+  EXPECT_THAT(LoadModelConfig(folder.path())->eos_ids, ElementsAre(2));
+  WriteFile(folder.path() + "/generation_config.json", R"({"eos_token_id": [3, 2]})");
+  EXPECT_THAT(LoadModelConfig(folder.path())->eos_ids, ElementsAre(2, 3));
+  WriteFile(folder.path() + "/generation_config.json", R"({"eos_token_id": 1000})");
+  EXPECT_THAT(std::string(LoadModelConfig(folder.path()).status().message()),
+              HasSubstr("generation_config.json: field 'eos_token_id': 1000"));
+  WriteFile(folder.path() + "/config.json", With("hidden_size", 0).dump());
+  EXPECT_THAT(std::string(LoadModelConfig(folder.path()).status().message()),
+              HasSubstr("config.json: field 'hidden_size': 0"));
+}
+
+}  // namespace
+}  // namespace chorale

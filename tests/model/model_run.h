@@ -1,0 +1,54 @@
+// Runs one sequence through a model, for tests that compare logits.
+#pragma once
+
+#include <algorithm>
+#include <span>
+#include <vector>
+
+#include "model/model.h"
+
+namespace chorale {
+
+// Memory of some key/value blocks.
+class Memory {
+ public:
+  Memory(const Model& model, int blocks)
+      : shape_(model.kv_shape()), buffer_(shape_.block_bytes() * blocks) {}
+  kernels::KvMemory kv() { return {buffer_.data(), shape_}; }
+
+ private:
+  kernels::KvShape shape_;
+  kernels::Buffer buffer_;
+};
+
+inline std::vector<TokenId> Tokens(int count, int salt) {
+  std::vector<TokenId> tokens(count);
+  for (int i = 0; i < count; ++i) tokens[i] = (i * 37 + salt * 101 + i * i * salt) % 256;
+  return tokens;
+}
+
+// Logits after the last token, by way of chunks of `chunk` tokens, 0 for all at once. The blocks
+// lie in reverse order.
+inline std::vector<float> LogitsOf(Model& model, std::span<const TokenId> tokens, int chunk = 0,
+                                   const Adapter* adapter = nullptr) {
+  const int count = static_cast<int>(tokens.size());
+  std::vector<kernels::BlockId> blocks((count - 1) / kernels::kBlockTokens + 1);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    blocks[i] = static_cast<kernels::BlockId>(blocks.size() - 1 - i);
+  }
+  Memory memory(model, static_cast<int>(blocks.size()));
+  std::vector<float> logits;
+  const int step = chunk == 0 ? count : chunk;
+  for (int done = 0; done < count; done += step) {
+    const int rows = std::min(step, count - done);
+    const BatchSequence sequence{.tokens = tokens.subspan(done, rows),
+                                 .context = done,
+                                 .blocks = blocks,
+                                 .adapter = adapter,
+                                 .wants_logits = done + rows == count};
+    model.Forward({&sequence, 1}, memory.kv(), logits);
+  }
+  return logits;
+}
+
+}  // namespace chorale
