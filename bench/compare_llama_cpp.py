@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Measures `chorale bench engine` and llama.cpp in turns on the 125 M shape, and prints medians.
 
-llama.cpp is brought by whoever runs this: --llama-bench and --llama-batched-bench name its programs.
+llama.cpp is brought by whoever runs this: --llama-bench and --llama-batched-bench name its
+programs.
 Both sides get random bf16 weights of one shape; llama.cpp's are written here as a GGUF file. The two
-run one after the other, --rounds times, so that a drift of the machine hits both. The result is
-printed as a table and, with --out, written as bench/results/*.json.
+run one after the other, --rounds times, first the one and then the other first, and a ratio is the
+median of the rounds' ratios: the machine's drift hits both sides of each. The result is printed as a
+table and, with --out, written as bench/results/*.json.
 """
 import argparse
 import datetime
@@ -122,37 +124,45 @@ def main():
     parser.add_argument("--out", help="write the result here as JSON")
     args = parser.parse_args()
 
-    ours, theirs, limits, extra = {}, {}, {}, {}
+    ours, theirs, limits, units = {}, {}, {}, {}
+
+    def run_ours():
+        result = json.loads(run([args.chorale, "bench", "engine", "--json", "--repeat", "1",
+                                 "--threads", str(args.threads)]))
+        for figure in result["figures"]:
+            ours.setdefault(figure["metric"], []).append(figure["value"])
+            limits.setdefault(figure["metric"], []).append(figure["limit"])
+            units[figure["metric"]] = figure["unit"]
+
+    def run_theirs():
+        for metric, value in run_llama(args, gguf).items():
+            theirs.setdefault(metric, []).append(value)
+
     with tempfile.TemporaryDirectory() as folder:
         gguf = os.path.join(folder, "125m-bf16.gguf")
         write_gguf(gguf)
         for round_ in range(args.rounds):
             print(f"round {round_ + 1} of {args.rounds}", file=sys.stderr)
-            result = json.loads(run([args.chorale, "bench", "engine", "--json", "--repeat", "1",
-                                     "--threads", str(args.threads)]))
-            for figure in result["figures"]:
-                ours.setdefault(figure["metric"], []).append(figure["value"])
-                limits.setdefault(figure["metric"], []).append(figure["limit"])
-                extra[figure["metric"]] = figure["unit"]
-            for metric, value in run_llama(args, gguf).items():
-                theirs.setdefault(metric, []).append(value)
+            for side in (run_ours, run_theirs)[::1 if round_ % 2 == 0 else -1]:
+                side()
 
     commit = run(["git", "rev-parse", "--short", "HEAD"]).strip()
     rows = []
     for metric, values in ours.items():
         value = statistics.median(values)
         peer = statistics.median(theirs[metric]) if metric in theirs else None
-        rows.append({"metric": metric, "value": round(value, 1), "unit": extra[metric],
+        ratio = (statistics.median(a / b for a, b in zip(values, theirs[metric]))
+                 if peer else None)
+        rows.append({"metric": metric, "value": round(value, 1), "unit": units[metric],
                      "peer": "llama.cpp" if peer else None,
                      "peer_value": round(peer, 1) if peer else None,
-                     "ratio": round(value / peer, 2) if peer else None,
+                     "ratio": round(ratio, 2) if peer else None,
                      "limit": round(statistics.median(limits[metric]), 1) or None,
                      "command": "bench/compare_llama_cpp.py", "machine":
                      f"{platform.machine()}, {args.threads} threads",
                      "date": datetime.date.today().isoformat(), "commit": commit})
-        print(f"{metric:28} {value:9.1f} {extra[metric]:9} llama.cpp "
-              f"{peer or float('nan'):9.1f}  ratio {value / peer if peer else float('nan'):5.2f}  "
-              f"limit {rows[-1]['limit']}")
+        against = f"llama.cpp {peer:8.1f}  ratio {ratio:.2f}" if peer else ""
+        print(f"{metric:26} {value:8.1f} {units[metric]:9} limit {rows[-1]['limit']}  {against}")
     if args.out:
         with open(args.out, "w", encoding="utf-8") as out:
             json.dump(rows, out, indent=1)

@@ -58,7 +58,7 @@ struct GenerateRequest {
 };
 
 // Write the K/V of a prompt and hold its blocks until the request is released. `tokens` is the
-// prompt without its last token (DESIGN rule 1: decode begins with the last prompt token).
+// prompt without its last token: decode begins with that one, and its weights write its K/V.
 struct PrefillRequest {
   RequestId id = 0;
   std::vector<TokenId> tokens;

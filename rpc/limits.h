@@ -8,7 +8,7 @@ namespace chorale {
 // Largest message either side accepts: a request of a million tokens fits, a hundred megabytes not.
 inline constexpr int kMessageBytesMax = 16 << 20;
 
-// Payload of one KvFrame. Between 256 KiB and 1 MiB a raw byte stream moves the most (LIMITS).
+// Payload of one KvFrame. Between 256 KiB and 1 MiB a raw byte stream moves the most .
 inline constexpr int64_t kFrameBytesMax = 1 << 20;
 
 // What a stream may have waiting to be written before its producer pauses or is cut off.

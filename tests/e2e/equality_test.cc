@@ -1,5 +1,5 @@
 // With the reference kernels, a cluster's tokens equal those of one process, whatever the chunks,
-// the batches, the reuse of prefixes and the cancellations in between (DESIGN section 5).
+// the batches, the reuse of prefixes and the cancellations in between.
 #include <atomic>
 #include <fstream>
 #include <random>

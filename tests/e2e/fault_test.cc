@@ -90,6 +90,22 @@ TEST_F(Faults, APromptWhosePrefillWorkerIsDeadIsComputedElsewhere) {
   EXPECT_EQ(got.tokens, want.tokens);
 }
 
+TEST_F(Faults, AWorkerWhoseHandOffsWereCancelledStillEnds) {
+  Start(1, 1);
+  v1::GenerateRequest request = LongRequest(1900, 4);
+  request.set_no_prefix_reuse(true);
+  int ended_early = 0;
+  for (int i = 0; i < 30; ++i) {
+    ended_early += !Generate(stub(), request, 1 << 30, absl::Milliseconds(3 + 5 * i)).status.ok();
+  }
+  EXPECT_GT(ended_early, 0);
+  EXPECT_TRUE(cluster_->AllBlocksComeBack());
+  for (const char* id : {"prefill-0", "decode-0"}) {
+    cluster_->worker(id).Signal(SIGTERM);
+    EXPECT_EQ(cluster_->worker(id).Wait(), 0) << id;
+  }
+}
+
 TEST_F(Faults, TheClusterServesOnWithoutItsOrchestrator) {
   Start(1, 1);
   cluster_->orchestrator().Signal(SIGKILL);

@@ -45,6 +45,20 @@ TEST_F(HttpTest, RepliesWithTheWholeCompletion) {
   EXPECT_EQ(body["model"], "m");
 }
 
+TEST_F(HttpTest, EndsAReplyThatGrowsTooLongToBeSentWhole) {
+  HttpServerOptions options;
+  options.limits.reply_bytes_max = 1000;
+  Open(options);
+  Client client(server_->address());
+  client.Post(kPath, kPlain);
+  auto call = backend_.NextCall();
+  for (int i = 0; i < 11; ++i) call->ChunkOfText(std::string(100, 'a'));
+  call->WaitUntilCancelled();
+  const Response response = client.Read();
+  EXPECT_EQ(response.status, 429);
+  EXPECT_THAT(response.body, HasSubstr("stream"));
+}
+
 TEST_F(HttpTest, StreamsEventsAsTheyComeAndKeepsTheConnection) {
   Open();
   Client client(server_->address());
