@@ -16,6 +16,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "services/common/named_folder.h"
 
 namespace chorale::cli {
 namespace {
@@ -29,25 +30,20 @@ constexpr size_t kSocketDirCharactersMax = 80;
 
 absl::Status CheckNamedFolder(const std::string& flag, const std::string& text,
                               const std::string& file) {
-  const size_t equals = text.find('=');
-  if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s '%s': expected NAME=FOLDER", flag, text));
-  }
-  const std::string folder = text.substr(equals + 1);
+  ASSIGN_OR_RETURN(const NamedFolder named, ParseNamedFolder(flag, text));
   std::error_code error;
-  if (!fs::exists(fs::path(folder) / file, error)) {
+  if (!fs::exists(fs::path(named.folder) / file, error)) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s %s: %s has no %s; name the folder of a Hugging Face checkpoint", flag,
-                        text, folder, file));
+                        text, named.folder, file));
   }
   return absl::OkStatus();
 }
 
-// NAME=FOLDER with the folder absolute, for processes that may run elsewhere.
+// NAME=FOLDER, checked before, with the folder absolute, for processes that may run elsewhere.
 std::string AbsoluteNamedFolder(const std::string& text) {
-  const size_t equals = text.find('=');
-  return absl::StrCat(text.substr(0, equals + 1),
-                      fs::absolute(text.substr(equals + 1)).lexically_normal().string());
+  const NamedFolder named = *ParseNamedFolder("", text);
+  return absl::StrCat(named.name, "=", fs::absolute(named.folder).lexically_normal().string());
 }
 
 // The ADDRESS of a line KEY=ADDRESS; "" when there is none.

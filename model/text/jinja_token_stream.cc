@@ -1,8 +1,9 @@
+#include "model/text/jinja_token_stream.h"
+
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
 #include "model/text/jinja_builtins.h"
-#include "model/text/jinja_expression_parser.h"
 #include "model/text/jinja_parser.h"
 
 namespace chorale::jinja {

@@ -103,7 +103,7 @@ absl::StatusOr<PrefillRequest> Convert(Worker& worker, const v1::PrefillRequest&
   absl::StatusOr<Digest> theirs = Digest::FromBytes(proto.writer_digest());
   if (!theirs.ok()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("writer_digest: %s", theirs.status().message()));
+        absl::StrFormat("field 'writer_digest': %s", theirs.status().message()));
   }
   if (*theirs != target->writer) {
     return absl::FailedPreconditionError(
@@ -112,15 +112,15 @@ absl::StatusOr<PrefillRequest> Convert(Worker& worker, const v1::PrefillRequest&
   }
   const int64_t block_bytes = worker.model().kv_shape().block_bytes();
   if (proto.block_bytes() != block_bytes) {
-    return absl::FailedPreconditionError(
-        absl::StrFormat("block_bytes: the caller's K/V blocks have %d bytes, this worker's %d",
-                        proto.block_bytes(), block_bytes));
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "field 'block_bytes': the caller's K/V blocks have %d bytes, this worker's %d",
+        proto.block_bytes(), block_bytes));
   }
   const int blocks = (proto.tokens_size() + kernels::kBlockTokens - 1) / kernels::kBlockTokens;
   if (proto.first_block() < 0 || proto.first_block() > blocks) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("first_block: %d, expected 0 to %d for %d tokens", proto.first_block(),
-                        blocks, proto.tokens_size()));
+        absl::StrFormat("field 'first_block': %d, expected 0 to %d for %d tokens",
+                        proto.first_block(), blocks, proto.tokens_size()));
   }
   return PrefillRequest{.tokens = {proto.tokens().begin(), proto.tokens().end()},
                         .adapter = target->adapter,

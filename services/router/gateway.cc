@@ -33,24 +33,25 @@ absl::StatusOr<BackendModel> FindModel(const Backend& backend, const std::string
   }
   if (name.empty()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("model: name one of %s", absl::StrJoin(names, ", ")));
+        absl::StrFormat("field 'model': name one of %s", absl::StrJoin(names, ", ")));
   }
   return absl::NotFoundError(
       absl::StrFormat("model '%s' does not exist; there is: %s", name, absl::StrJoin(names, ", ")));
 }
 
 absl::Status ValidatePrompt(const std::vector<TokenId>& prompt, const v1::ServedModel& model) {
-  if (prompt.empty()) return absl::InvalidArgumentError("prompt: it has no tokens");
+  if (prompt.empty()) return absl::InvalidArgumentError("field 'prompt': it has no tokens");
   if (static_cast<int64_t>(prompt.size()) >= model.context_tokens()) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "prompt: %d tokens, but the context of model '%s' holds %d with at least one token of "
-        "output; shorten the prompt",
-        prompt.size(), model.name(), model.context_tokens()));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field 'prompt': %d tokens, but the context of model '%s' holds %d with at "
+                        "least one token of "
+                        "output; shorten the prompt",
+                        prompt.size(), model.name(), model.context_tokens()));
   }
   for (TokenId token : prompt) {
     if (token < 0 || token >= model.vocab()) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "prompt: token id %d is outside the vocabulary of %d", token, model.vocab()));
+          "field 'prompt': token id %d is outside the vocabulary of %d", token, model.vocab()));
     }
   }
   return absl::OkStatus();
@@ -124,7 +125,7 @@ absl::StatusOr<v1::DecodeRequest> Gateway::State::Prepare(const v1::GenerateRequ
   ASSIGN_OR_RETURN(BackendModel model, FindModel(backend, request.model()));
   if (request.n() < 0 || request.n() > kSequencesOfRequestMax) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("n: %d, expected 1 to %d", request.n(), kSequencesOfRequestMax));
+        absl::StrFormat("field 'n': %d, expected 1 to %d", request.n(), kSequencesOfRequestMax));
   }
   RETURN_IF_ERROR(ValidateSampling(FromProto(request.sampling(), model.served.context_tokens()),
                                    model.served.vocab()));
@@ -153,8 +154,8 @@ absl::StatusOr<std::vector<TokenId>> Gateway::State::Tokenize(const std::string&
 absl::Status Gateway::State::Post(size_t bytes, std::function<void()> task) {
   if (bytes > static_cast<size_t>(options.prompt_bytes_max)) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("prompt: the request has %d bytes, more than the limit of %d", bytes,
-                        options.prompt_bytes_max));
+        absl::StrFormat("field 'prompt': the request has %d bytes, more than the limit of %d",
+                        bytes, options.prompt_bytes_max));
   }
   {
     std::lock_guard lock(mutex);

@@ -220,7 +220,7 @@ void HttpConnection::OnInbox() {
   }
   for (const v1::GenerateChunk& chunk : contents.chunks) {
     OnChunk(chunk);
-    if (state_ != State::kReplying) return;
+    if (state_ != State::kReplying || inbox_ == nullptr) return;  // the chunk ended the call
   }
   if (contents.end) OnCallEnd(*contents.end);
 }

@@ -38,9 +38,10 @@ absl::StatusOr<std::vector<TokenId>> ModelText::Encode(const std::string& text,
                                                        bool add_special_tokens,
                                                        int64_t tokens_max) const {
   if (static_cast<int64_t>(text.size()) > tokens_max * token_bytes_max_) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "prompt: %d bytes are more than the %d tokens of this model's context can hold; shorten it",
-        text.size(), tokens_max));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field 'prompt': %d bytes are more than the %d tokens of this model's "
+                        "context can hold; shorten it",
+                        text.size(), tokens_max));
   }
   return tokenizer_->Encode(text, add_special_tokens);
 }
@@ -49,7 +50,7 @@ absl::StatusOr<std::vector<TokenId>> ModelText::Tokenize(const std::string& text
                                                          int64_t tokens_max) const {
   if (tokenizer_ == nullptr) {
     return absl::FailedPreconditionError(
-        "prompt: this model has no tokenizer.json; send token ids instead of text");
+        "field 'prompt': this model has no tokenizer.json; send token ids instead of text");
   }
   return Encode(text, /*add_special_tokens=*/true, tokens_max);
 }
@@ -57,12 +58,12 @@ absl::StatusOr<std::vector<TokenId>> ModelText::Tokenize(const std::string& text
 absl::StatusOr<std::string> ModelText::Render(const v1::Chat& chat) const {
   if (chat_template_ == nullptr) {
     return absl::FailedPreconditionError(
-        "messages: this model has no chat template; send a plain prompt instead");
+        "field 'messages': this model has no chat template; send a plain prompt instead");
   }
   OrderedJson context = OrderedJson::object();
   ASSIGN_OR_RETURN(context["messages"], ParseOrderedJson(chat.messages_json(), "messages"));
   if (!context["messages"].is_array()) {
-    return absl::InvalidArgumentError("messages: expected an array");
+    return absl::InvalidArgumentError("field 'messages': expected an array");
   }
   if (!chat.tools_json().empty()) {
     ASSIGN_OR_RETURN(context["tools"], ParseOrderedJson(chat.tools_json(), "tools"));
@@ -75,7 +76,7 @@ absl::StatusOr<std::string> ModelText::Render(const v1::Chat& chat) const {
     ASSIGN_OR_RETURN(OrderedJson more,
                      ParseOrderedJson(chat.template_json(), "chat_template_kwargs"));
     if (!more.is_object()) {
-      return absl::InvalidArgumentError("chat_template_kwargs: expected an object");
+      return absl::InvalidArgumentError("field 'chat_template_kwargs': expected an object");
     }
     for (auto& [key, value] : more.items()) context[key] = value;
   }
@@ -98,7 +99,7 @@ absl::StatusOr<std::vector<TokenId>> ModelText::PromptOf(const v1::GenerateReque
     case v1::GenerateRequest::PROMPT_NOT_SET:
       break;
   }
-  return absl::InvalidArgumentError("prompt: give one of text, token_ids and chat");
+  return absl::InvalidArgumentError("field 'prompt': give one of text, token_ids and chat");
 }
 
 absl::StatusOr<std::shared_ptr<const ModelText>> ModelTexts::Get(const std::string& folder) {

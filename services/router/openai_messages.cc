@@ -33,18 +33,19 @@ absl::StatusOr<std::string> JoinParts(const Ordered& parts, const std::string& w
   std::string text;
   for (const Ordered& part : parts) {
     if (!part.is_object() || !IsString(part, "type")) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s: expected parts of {\"type\": \"text\", \"text\": ...}, found %s",
-                          where, Excerpt(part)));
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "field '%s': expected parts of {\"type\": \"text\", \"text\": ...}, found %s", where,
+          Excerpt(part)));
     }
     const std::string& type = part.at("type").get_ref<const std::string&>();
     if (type != "text") {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "%s: parts of type '%s' are not supported; send text only", where, type.substr(0, 40)));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("field '%s': parts of type '%s' are not supported; send text only", where,
+                          type.substr(0, 40)));
     }
     if (!IsString(part, "text")) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s: a text part without a string 'text': %s", where, Excerpt(part)));
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "field '%s': a text part without a string 'text': %s", where, Excerpt(part)));
     }
     text += part.at("text").get_ref<const std::string&>();
   }
@@ -55,36 +56,38 @@ absl::Status CheckMessage(size_t index, Ordered& message) {
   const std::string where = absl::StrFormat("messages[%d]", index);
   if (!message.is_object()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("%s: expected an object, found %s", where, Excerpt(message)));
+        absl::StrFormat("field '%s': expected an object, found %s", where, Excerpt(message)));
   }
   if (!IsString(message, "role")) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "%s.role: expected a string such as \"user\", found %s", where, Excerpt(message)));
+        "field '%s.role': expected a string such as \"user\", found %s", where, Excerpt(message)));
   }
   const std::string content = where + ".content";
   if (!Present(message, "content")) {
     if (Present(message, "tool_calls")) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrFormat("%s: it is missing; send a string", content));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field '%s': it is missing; send a string", content));
   }
   Ordered& value = message["content"];
   if (value.is_array()) {
     ASSIGN_OR_RETURN(value, JoinParts(Ordered(value), content));
   }
   if (!value.is_string()) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "%s: expected a string or a list of text parts, found %s", content, Excerpt(value)));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field '%s': expected a string or a list of text parts, found %s", content,
+                        Excerpt(value)));
   }
   return absl::OkStatus();
 }
 
 absl::Status ReadMessages(Ordered& body, v1::Chat& chat) {
   if (!Present(body, "messages")) {
-    return absl::InvalidArgumentError("messages: it is missing; send a list of messages");
+    return absl::InvalidArgumentError("field 'messages': it is missing; send a list of messages");
   }
   Ordered& messages = body["messages"];
   if (!messages.is_array() || messages.empty()) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "messages: expected a list of at least one message, found %s", Excerpt(messages)));
+        "field 'messages': expected a list of at least one message, found %s", Excerpt(messages)));
   }
   for (size_t i = 0; i < messages.size(); ++i) RETURN_IF_ERROR(CheckMessage(i, messages[i]));
   chat.set_messages_json(Dump(messages));
@@ -97,7 +100,7 @@ absl::Status ReadTools(const Ordered& body, v1::Chat& chat) {
     const Ordered& choice = body["tool_choice"];
     if (choice != "auto" && choice != "none") {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "tool_choice: %s is not supported; send \"auto\" or \"none\"", Excerpt(choice)));
+          "field 'tool_choice': %s is not supported; send \"auto\" or \"none\"", Excerpt(choice)));
     }
     wanted = choice == "auto";
   }
@@ -105,16 +108,17 @@ absl::Status ReadTools(const Ordered& body, v1::Chat& chat) {
   const Ordered& tools = body["tools"];
   if (!tools.is_array()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("tools: expected a list, found %s", Excerpt(tools)));
+        absl::StrFormat("field 'tools': expected a list, found %s", Excerpt(tools)));
   }
   for (size_t i = 0; i < tools.size(); ++i) {
     const Ordered& tool = tools[i];
     if (!tool.is_object() || !IsString(tool, "type") || tool.at("type") != "function" ||
         !Present(tool, "function") || !tool.at("function").is_object() ||
         !IsString(tool.at("function"), "name")) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "tools[%d]: expected {\"type\": \"function\", \"function\": {\"name\": ...}}, found %s",
-          i, Excerpt(tool)));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("field 'tools[%d]': expected {\"type\": \"function\", \"function\": "
+                          "{\"name\": ...}}, found %s",
+                          i, Excerpt(tool)));
     }
   }
   if (wanted && !tools.empty()) chat.set_tools_json(Dump(tools));
@@ -135,7 +139,7 @@ absl::StatusOr<v1::Chat> ReadChat(std::string_view body) {
     const Ordered& variables = json["chat_template_kwargs"];
     if (!variables.is_object()) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "chat_template_kwargs: expected an object, found %s", Excerpt(variables)));
+          "field 'chat_template_kwargs': expected an object, found %s", Excerpt(variables)));
     }
     chat.set_template_json(Dump(variables));
   }

@@ -71,7 +71,7 @@ absl::Status CheckRefused(const Json& body) {
     for (const Json& harmless : Json::parse(refused.neutral)) neutral |= value == harmless;
     if (!neutral) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "%s: %s is not supported; %s", refused.field, Excerpt(value), refused.remedy));
+          "field '%s': %s is not supported; %s", refused.field, Excerpt(value), refused.remedy));
     }
   }
   return absl::OkStatus();
@@ -81,8 +81,8 @@ absl::StatusOr<std::optional<int32_t>> Int32Of(const Json& body, const char* fie
   if (!Present(body, field)) return std::nullopt;
   ASSIGN_OR_RETURN(int64_t value, JsonInt(body, field));
   if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s: %d does not fit into 32 bits; send a smaller number", field, value));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "field '%s': %d does not fit into 32 bits; send a smaller number", field, value));
   }
   return static_cast<int32_t>(value);
 }
@@ -97,7 +97,7 @@ absl::StatusOr<int32_t> TokenOf(const Json& value, const char* field) {
   if (!value.is_number_integer() || value.get<double>() > std::numeric_limits<int32_t>::max() ||
       value.get<double>() < std::numeric_limits<int32_t>::min()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("%s: %s is not a token id; send integers", field, Excerpt(value)));
+        absl::StrFormat("field '%s': %s is not a token id; send integers", field, Excerpt(value)));
   }
   return value.get<int32_t>();
 }
@@ -113,7 +113,7 @@ absl::Status ReadTokenIds(const Json& ids, const char* field, v1::TokenIds& out)
 
 absl::Status ReadPrompt(const Json& body, v1::GenerateRequest& request) {
   if (!Present(body, "prompt")) {
-    return absl::InvalidArgumentError("prompt: it is missing; send a string or token ids");
+    return absl::InvalidArgumentError("field 'prompt': it is missing; send a string or token ids");
   }
   const Json* prompt = &body["prompt"];
   const auto batch = [](const Json& value) {
@@ -122,7 +122,7 @@ absl::Status ReadPrompt(const Json& body, v1::GenerateRequest& request) {
   if (batch(*prompt)) {
     if (prompt->size() > 1) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "prompt: %d prompts in one request; send one request for each", prompt->size()));
+          "field 'prompt': %d prompts in one request; send one request for each", prompt->size()));
     }
     prompt = &(*prompt)[0];
   }
@@ -134,7 +134,7 @@ absl::Status ReadPrompt(const Json& body, v1::GenerateRequest& request) {
     return ReadTokenIds(*prompt, "prompt", *request.mutable_token_ids());
   }
   return absl::InvalidArgumentError(absl::StrFormat(
-      "prompt: expected a string or an array of token ids, found %s", Excerpt(*prompt)));
+      "field 'prompt': expected a string or an array of token ids, found %s", Excerpt(*prompt)));
 }
 
 absl::Status ReadStop(const Json& body, v1::Sampling& sampling) {
@@ -144,7 +144,7 @@ absl::Status ReadStop(const Json& body, v1::Sampling& sampling) {
     for (const Json& text : list) {
       if (!text.is_string() || text.get_ref<const std::string&>().empty()) {
         return absl::InvalidArgumentError(absl::StrFormat(
-            "stop: expected a string or a list of strings that are not empty, found %s",
+            "field 'stop': expected a string or a list of strings that are not empty, found %s",
             Excerpt(stop)));
       }
       sampling.add_stop(text.get<std::string>());
@@ -152,7 +152,7 @@ absl::Status ReadStop(const Json& body, v1::Sampling& sampling) {
   }
   if (Present(body, "stop_token_ids")) {
     if (!body["stop_token_ids"].is_array()) {
-      return absl::InvalidArgumentError("stop_token_ids: expected an array of token ids");
+      return absl::InvalidArgumentError("field 'stop_token_ids': expected an array of token ids");
     }
     for (const Json& id : body["stop_token_ids"]) {
       ASSIGN_OR_RETURN(int32_t token, TokenOf(id, "stop_token_ids"));
@@ -166,19 +166,20 @@ absl::Status ReadLogitBias(const Json& body, v1::Sampling& sampling) {
   if (!Present(body, "logit_bias")) return absl::OkStatus();
   if (!body["logit_bias"].is_object()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("logit_bias: expected an object of token ids and numbers, found %s",
+        absl::StrFormat("field 'logit_bias': expected an object of token ids and numbers, found %s",
                         Excerpt(body["logit_bias"])));
   }
   for (const auto& [key, value] : body["logit_bias"].items()) {
     int32_t token = 0;
     if (!absl::SimpleAtoi(key, &token)) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "logit_bias: key '%s' is not a token id; use integers as keys", key.substr(0, 40)));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("field 'logit_bias': key '%s' is not a token id; use integers as keys",
+                          key.substr(0, 40)));
     }
     if (!value.is_number()) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("logit_bias: the value of token %d is %s; send a number from -100 to 100",
-                          token, Excerpt(value)));
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "field 'logit_bias': the value of token %d is %s; send a number from -100 to 100", token,
+          Excerpt(value)));
     }
     (*sampling.mutable_logit_bias())[token] = value.get<double>();
   }
@@ -188,7 +189,7 @@ absl::Status ReadLogitBias(const Json& body, v1::Sampling& sampling) {
 absl::Status CheckLogprobs(const char* field, int64_t value) {
   if (value >= 0 && value <= kTopLogprobsMax) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrFormat("%s: %d, expected 0 to %d", field, value, kTopLogprobsMax));
+      absl::StrFormat("field '%s': %d, expected 0 to %d", field, value, kTopLogprobsMax));
 }
 
 absl::Status ReadLogprobs(OpenAiEndpoint endpoint, const Json& body, v1::Sampling& sampling) {
@@ -204,7 +205,7 @@ absl::Status ReadLogprobs(OpenAiEndpoint endpoint, const Json& body, v1::Samplin
   if (top) RETURN_IF_ERROR(CheckLogprobs("top_logprobs", *top));
   if (top.value_or(0) > 0 && !wanted) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("top_logprobs: %d without logprobs; set logprobs to true", *top));
+        absl::StrFormat("field 'top_logprobs': %d without logprobs; set logprobs to true", *top));
   }
   if (wanted) sampling.set_logprobs(top.value_or(0));
   return absl::OkStatus();
@@ -214,8 +215,9 @@ absl::Status ReadMaxTokens(OpenAiEndpoint endpoint, const Json& body, v1::Sampli
   ASSIGN_OR_RETURN(std::optional<int32_t> max_tokens, Int32Of(body, "max_tokens"));
   ASSIGN_OR_RETURN(std::optional<int32_t> newer, Int32Of(body, "max_completion_tokens"));
   if (max_tokens && newer && *max_tokens != *newer) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "max_completion_tokens: %d, but max_tokens is %d; send one of them", *newer, *max_tokens));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field 'max_completion_tokens': %d, but max_tokens is %d; send one of them",
+                        *newer, *max_tokens));
   }
   if (newer) max_tokens = newer;
   if (!max_tokens && endpoint == OpenAiEndpoint::kCompletions) {
@@ -256,15 +258,15 @@ absl::Status ReadSequences(const Json& body, v1::GenerateRequest& request) {
   ASSIGN_OR_RETURN(std::optional<int32_t> n, Int32Of(body, "n"));
   if (n.value_or(1) < 1 || n.value_or(1) > kSequencesMax) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("n: %d, expected 1 to %d", *n, kSequencesMax));
+        absl::StrFormat("field 'n': %d, expected 1 to %d", *n, kSequencesMax));
   }
   request.set_n(n.value_or(1));
   ASSIGN_OR_RETURN(std::optional<int32_t> best_of, Int32Of(body, "best_of"));
   if (best_of && *best_of != request.n()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("best_of: %d with n of %d is not supported; leave it out, or ask for n of "
-                        "%d and choose yourself",
-                        *best_of, request.n(), *best_of));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "field 'best_of': %d with n of %d is not supported; leave it out, or ask for n of "
+        "%d and choose yourself",
+        *best_of, request.n(), *best_of));
   }
   return absl::OkStatus();
 }
@@ -275,11 +277,11 @@ absl::Status ReadStream(const Json& body, OpenAiRequest& request) {
   const Json& options = body["stream_options"];
   if (!options.is_object()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("stream_options: expected an object, found %s", Excerpt(options)));
+        absl::StrFormat("field 'stream_options': expected an object, found %s", Excerpt(options)));
   }
   if (!request.stream) {
     return absl::InvalidArgumentError(
-        "stream_options: only with a stream; set stream to true or leave it out");
+        "field 'stream_options': only with a stream; set stream to true or leave it out");
   }
   ASSIGN_OR_RETURN(request.include_usage, JsonBool(options, "include_usage", false));
   return absl::OkStatus();

@@ -4,7 +4,6 @@
 #include <string_view>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
 #include "services/router/openai_logprobs.h"
 
@@ -45,21 +44,13 @@ Json LogprobsOf(const ReplyHead& head, const ChosenTokens& tokens, int64_t chara
 
 std::string DataEvent(const Json& object) { return "data: " + DumpJson(object) + "\n\n"; }
 
-// The field that a message begins with: "top_p: ..." or "field 'top_p' ...".
+// The field that a message begins with: "field 'top_p': ...".
 std::string ParamOf(std::string_view message) {
   constexpr std::string_view kField = "field '";
-  if (message.substr(0, kField.size()) == kField) {
-    const size_t end = message.find('\'', kField.size());
-    if (end == std::string_view::npos) return "";
-    return std::string(message.substr(kField.size(), end - kField.size()));
-  }
-  const size_t end = message.find(": ");
+  if (!message.starts_with(kField)) return "";
+  const size_t end = message.find('\'', kField.size());
   if (end == std::string_view::npos) return "";
-  const std::string_view name = message.substr(0, end);
-  const bool is_name = std::all_of(name.begin(), name.end(), [](char c) {
-    return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '[' || c == ']';
-  });
-  return is_name ? std::string(name) : "";
+  return std::string(message.substr(kField.size(), end - kField.size()));
 }
 
 const char* TypeOf(int http_status) {

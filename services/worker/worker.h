@@ -14,15 +14,10 @@
 #include "absl/status/statusor.h"
 #include "chorale/v1/control.pb.h"
 #include "chorale/v1/worker.pb.h"
+#include "services/common/named_folder.h"
 #include "services/worker/engine_host.h"
 
 namespace chorale {
-
-// A name and the folder it stands for, as in --model NAME=FOLDER.
-struct NamedFolder {
-  std::string name;
-  std::string folder;
-};
 
 struct WorkerOptions {
   NamedFolder model;

@@ -1,7 +1,5 @@
 #include "services/worker/worker_flags.h"
 
-#include "absl/strings/str_format.h"
-
 namespace chorale {
 
 void AddWorkerFlags(CLI::App& app, WorkerOptions& options) {
@@ -49,14 +47,6 @@ void AddWorkerFlags(CLI::App& app, WorkerOptions& options) {
   app.add_option("--waiting", options.engine.waiting_max, "queued; more are refused")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
-}
-
-absl::StatusOr<NamedFolder> ParseNamedFolder(const std::string& flag, const std::string& text) {
-  const size_t equals = text.find('=');
-  if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s '%s': expected NAME=FOLDER", flag, text));
-  }
-  return NamedFolder{.name = text.substr(0, equals), .folder = text.substr(equals + 1)};
 }
 
 }  // namespace chorale

@@ -170,7 +170,7 @@ TEST_F(Faults, BadRequestsNameTheFieldAndLeaveTheClusterUp) {
   refused(with([](Request& r) { r.mutable_sampling()->set_max_tokens(-1); }), kInvalid,
           "max_tokens");
   refused(with([](Request& r) { r.mutable_sampling()->set_logprobs(1000); }), kInvalid, "logprobs");
-  refused(with([](Request& r) { r.set_n(-1); }), kInvalid, "n: -1");
+  refused(with([](Request& r) { r.set_n(-1); }), kInvalid, "'n': -1");
   refused(with([](Request& r) { r.clear_prompt(); }), kInvalid, "prompt");
   refused(with([](Request& r) { r.mutable_chat()->set_messages_json("[]"); }),
           grpc::StatusCode::FAILED_PRECONDITION, "no chat template");

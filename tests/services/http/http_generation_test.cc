@@ -100,7 +100,7 @@ TEST_F(HttpTest, AnswersBadRequestsAndGoesOn) {
   Client client(server_->address());
   const std::pair<const char*, const char*> table[] = {
       {"{", "not valid JSON"},
-      {R"({"prompt": [1], "echo": true})", "echo: true"},
+      {R"({"prompt": [1], "echo": true})", "'echo': true"},
       {R"({"prompt": [100]})", "token id 100"},
       {R"({"prompt": "text"})", "no tokenizer"},
       {R"({"prompt": [1], "temperature": -1, "stream": true})", "temperature"},

@@ -141,8 +141,9 @@ TEST(StreamReply, CountsTextOffsetsOverTheWholeStream) {
 }
 
 TEST(Errors, HaveOpenAisShape) {
-  EXPECT_EQ(Json::parse(ErrorBody(absl::InvalidArgumentError("top_p: 3, expected (0, 1]"))),
-            Json::parse(R"({"error": {"message": "top_p: 3, expected (0, 1]",
+  EXPECT_EQ(
+      Json::parse(ErrorBody(absl::InvalidArgumentError("field 'top_p': 3 is not within (0, 1]"))),
+      Json::parse(R"({"error": {"message": "field 'top_p': 3 is not within (0, 1]",
                 "type": "invalid_request_error", "param": "top_p", "code": null}})"));
   EXPECT_EQ(
       Json::parse(ErrorBody(absl::InvalidArgumentError("field 'n': expected")))["error"]["param"],
