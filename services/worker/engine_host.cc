@@ -25,6 +25,15 @@ bool IsLast(const EngineEvent& event) {
   return false;
 }
 
+// What a request's handler is told when the engine does not take it; the status is to be filled in.
+FinishEvent RefusalOf(const GenerateRequest& request) {
+  return {.id = request.id,
+          .reason = FinishReason::kError,
+          .request_done = true,
+          .usage = {.prompt_tokens = static_cast<int>(request.prompt.size())}};
+}
+PrefillEvent RefusalOf(const PrefillRequest& request) { return {.id = request.id}; }
+
 }  // namespace
 
 EngineHost::EngineHost(const EngineOptions& options, Model& model, const Tokenizer* tokenizer)
@@ -55,28 +64,15 @@ bool EngineHost::Post(std::function<void(Engine&)> fn) {
 }
 
 RequestId EngineHost::Start(GenerateRequest request, Handler handler) {
-  {
-    std::lock_guard lock(mutex_);
-    request.id = next_id_++;
-    ++requests_live_;
-  }
-  const RequestId id = request.id;
-  Post([this, request = std::move(request), handler = std::move(handler)](Engine& engine) mutable {
-    const RequestId id = request.id;
-    const int prompt_tokens = static_cast<int>(request.prompt.size());
-    handlers_[id] = std::move(handler);
-    if (absl::Status status = engine.Submit(std::move(request)); !status.ok()) {
-      Dispatch(FinishEvent{.id = id,
-                           .reason = FinishReason::kError,
-                           .status = std::move(status),
-                           .request_done = true,
-                           .usage = {.prompt_tokens = prompt_tokens}});
-    }
-  });
-  return id;
+  return Submit(std::move(request), std::move(handler));
 }
 
 RequestId EngineHost::Start(PrefillRequest request, Handler handler) {
+  return Submit(std::move(request), std::move(handler));
+}
+
+template <typename AnyRequest>
+RequestId EngineHost::Submit(AnyRequest request, Handler handler) {
   {
     std::lock_guard lock(mutex_);
     request.id = next_id_++;
@@ -84,11 +80,10 @@ RequestId EngineHost::Start(PrefillRequest request, Handler handler) {
   }
   const RequestId id = request.id;
   Post([this, request = std::move(request), handler = std::move(handler)](Engine& engine) mutable {
-    const RequestId id = request.id;
-    handlers_[id] = std::move(handler);
-    if (absl::Status status = engine.Submit(std::move(request)); !status.ok()) {
-      Dispatch(PrefillEvent{.id = id, .status = std::move(status)});
-    }
+    handlers_[request.id] = std::move(handler);
+    auto refusal = RefusalOf(request);
+    refusal.status = engine.Submit(std::move(request));
+    if (!refusal.status.ok()) Dispatch(std::move(refusal));
   });
   return id;
 }

@@ -46,6 +46,8 @@ class EngineHost {
   int requests_live() const;
 
  private:
+  template <typename AnyRequest>
+  RequestId Submit(AnyRequest request, Handler handler);
   void Run();
   void EndAll();
   void Dispatch(EngineEvent event);
