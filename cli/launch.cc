@@ -33,9 +33,10 @@ absl::Status CheckNamedFolder(const std::string& flag, const std::string& text,
   ASSIGN_OR_RETURN(const NamedFolder named, ParseNamedFolder(flag, text));
   std::error_code error;
   if (!fs::exists(fs::path(named.folder) / file, error)) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s %s: %s has no %s; name the folder of a Hugging Face checkpoint", flag,
-                        text, named.folder, file));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s %s: %s has no %s; name the folder of a Hugging Face checkpoint or a PEFT "
+        "adapter",
+        flag, text, named.folder, file));
   }
   return absl::OkStatus();
 }

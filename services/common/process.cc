@@ -54,12 +54,13 @@ void BlockTerminationSignals() {
   signal(SIGPIPE, SIG_IGN);
 }
 
-void WaitForTermination(const std::function<bool()>& stop) {
+bool WaitForTermination(const std::function<bool()>& stop) {
   const sigset_t set = TerminationSignals();
   const timespec poll = {.tv_sec = 0, .tv_nsec = 100'000'000};
-  while (sigtimedwait(&set, nullptr, &poll) < 0) {
-    if (stop && stop()) return;
-  }
+  do {
+    if (stop && stop()) return false;
+  } while (sigtimedwait(&set, nullptr, &poll) < 0);
+  return true;
 }
 
 absl::Status WriteAddressFile(const std::string& path, const std::vector<std::string>& lines) {

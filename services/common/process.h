@@ -30,8 +30,9 @@ std::optional<int> ParseCommandLine(CLI::App& app, int argc, char** argv,
 
 // Blocks SIGTERM and SIGINT in this thread and all it starts; call first in main().
 void BlockTerminationSignals();
-// Waits for SIGTERM or SIGINT, or until `stop` (polled every 100 ms) says so; null: never.
-void WaitForTermination(const std::function<bool()>& stop = nullptr);
+// Waits for SIGTERM or SIGINT, or until `stop` (polled every 100 ms) says so; null: never. True when
+// it was a signal, which is spent then.
+bool WaitForTermination(const std::function<bool()>& stop = nullptr);
 
 // Writes lines of NAME=ADDRESS, atomically, for whoever started this process.
 absl::Status WriteAddressFile(const std::string& path, const std::vector<std::string>& lines);

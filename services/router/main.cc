@@ -31,9 +31,10 @@ int Main(int argc, char** argv) {
     return ExitCodeOf(status);
   }
   // Ready once the cluster is known; what it can serve is another question, answered per model.
-  WaitForTermination([&] { return backend.connected(); });
-  (*door)->SetServing(backend.connected());
-  if (backend.connected()) WaitForTermination();
+  if (!WaitForTermination([&] { return backend.connected(); })) {
+    (*door)->SetServing(true);
+    WaitForTermination();
+  }
   LogInfo("draining");
   (*door)->Drain(absl::Now() + absl::Seconds(options.drain_seconds));
   return 0;

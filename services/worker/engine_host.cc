@@ -152,6 +152,7 @@ void EngineHost::Run() {
       stats_ = engine_->stats();
     }
     for (EngineEvent& event : events) Dispatch(std::move(event));
+    ran |= !events.empty();  // a handler may have given the engine more to do
     events.clear();
   }
   EndAll();

@@ -131,6 +131,18 @@ TEST_F(Faults, SigtermLetsRunningStreamsFinish) {
   EXPECT_EQ(cluster_->worker("decode-0").Wait(), 0);
 }
 
+TEST_F(Faults, ARouterEndsWhenItIsToldToRightAfterItsStart) {
+  Start(0, 1);
+  const std::string file = folder_.path() + "/second.address";
+  Process router("chorale-router",
+                 {"--orchestrator", "unix:" + cluster_->folder() + "/orchestrator.sock", "--listen",
+                  "127.0.0.1:0", "--http", "127.0.0.1:0", "--address-file", file},
+                 folder_.path() + "/second.log");
+  ReadAddressFile(file);
+  router.Signal(SIGTERM);
+  EXPECT_EQ(router.Wait(), 0);
+}
+
 TEST_F(Faults, ADeadlinePassesThroughToTheWorker) {
   Start(1, 1);
   const Generation got = Generate(stub(), LongRequest(40, 1900), 1 << 30, absl::Milliseconds(200));

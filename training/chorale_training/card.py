@@ -65,7 +65,7 @@ Werkzeug). {facts['training_files']:,} files, {facts['training_bytes']:,} bytes 
 {facts['held_out_tokens']:,} tokens held out by a hash of the file name.
 
 **Licence.** The corpus is under the PSF, BSD, MIT and Apache-2.0 licences of its packages. The
-weights are under the licence of this repository.
+weights were made for this repository and come with it.
 
 **Command.** {machine}; bf16 autocast over f32 weights:
 
