@@ -28,6 +28,7 @@ def write_gguf(path):
     s = SHAPE
     kv = s["hidden"] // s["heads"] * s["kv_heads"]
     tensors = [("token_embd.weight", [s["hidden"], s["vocab"]], GGUF_TYPE_BF16),
+               ("output.weight", [s["hidden"], s["vocab"]], GGUF_TYPE_BF16),
                ("output_norm.weight", [s["hidden"]], GGUF_TYPE_F32)]
     for i in range(s["layers"]):
         for name, rows, cols in (("attn_q", s["hidden"], s["hidden"]), ("attn_k", kv, s["hidden"]),

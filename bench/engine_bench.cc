@@ -139,8 +139,7 @@ ModelConfig Shape125M() {
           .ffn = 2048,
           .vocab = 32000,
           .positions_max = 4096,
-          .norm_eps = 1e-5f,
-          .tied_embeddings = true};
+          .norm_eps = 1e-5f};
 }
 
 absl::StatusOr<EngineBenchResult> RunEngineBench(const EngineBenchOptions& options,

@@ -105,8 +105,8 @@ absl::Status Chat(const ChatOptions& options) {
       absl::FPrintF(stderr, "(stopped; this turn is forgotten)\n");
       if (!is_terminal) break;
     } else {
-      absl::FPrintF(stderr, "chorale: %s\n", last.message());
       if (!is_terminal) return last;
+      absl::FPrintF(stderr, "chorale: %s\n", last.message());
     }
   }
   return is_terminal ? absl::OkStatus() : last;

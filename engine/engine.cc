@@ -256,8 +256,8 @@ void Engine::ReleasePrefill(RequestId id) {
   state_->requests.erase(id);
 }
 
-bool Engine::Step(absl::Time now, std::vector<EngineEvent>& events) {
-  const bool ran = state_->Step(now);
+bool Engine::Step(absl::FunctionRef<absl::Time()> clock, std::vector<EngineEvent>& events) {
+  const bool ran = state_->Step(clock);
   std::move(state_->events.begin(), state_->events.end(), std::back_inserter(events));
   state_->events.clear();
   return ran;

@@ -23,6 +23,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "cache/block_pool.h"
@@ -100,9 +101,13 @@ class Engine {
   // Drops the blocks of a prefill request whose hand-off is complete. Ignores unknown ids.
   void ReleasePrefill(RequestId id);
 
-  // Expires deadlines against `now`, admits, runs one batch, and appends what happened to `events`.
-  // False when there was nothing to run.
-  bool Step(absl::Time now, std::vector<EngineEvent>& events);
+  // Expires deadlines, admits, runs one batch, and appends what happened to `events`. `clock` is
+  // asked before the batch and after it. False when there was nothing to run.
+  bool Step(absl::FunctionRef<absl::Time()> clock, std::vector<EngineEvent>& events);
+  // The same at one moment.
+  bool Step(absl::Time now, std::vector<EngineEvent>& events) {
+    return Step([now] { return now; }, events);
+  }
 
   // How many leading tokens of `tokens` have their K/V here already.
   int CachedTokens(std::span<const TokenId> tokens, const Adapter* adapter,

@@ -40,7 +40,7 @@ struct Engine::State {
   void Emit(EngineEvent event) { events.push_back(std::move(event)); }
 
   // A step: step.cc.
-  bool Step(absl::Time now);
+  bool Step(absl::FunctionRef<absl::Time()> clock);
   void Expire();
   bool MakeRoomForDecode();
   bool PreemptYoungest();

@@ -6,8 +6,8 @@
 
 namespace chorale {
 
-bool Engine::State::Step(absl::Time time) {
-  now = time;
+bool Engine::State::Step(absl::FunctionRef<absl::Time()> clock) {
+  now = clock();
   for (RequestId id : not_stepped) {
     if (Request* request = Find(id)) request->timing.first_step = now;
   }
@@ -18,6 +18,7 @@ bool Engine::State::Step(absl::Time time) {
   BuildBatch();
   if (batch.empty()) return preempted;
   model.Forward(model_batch, kv, logits);
+  now = clock();
   ++counters.steps;
   size_t row = 0;
   const size_t vocab = model.config().vocab;

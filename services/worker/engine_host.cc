@@ -146,7 +146,7 @@ void EngineHost::Run() {
     }
     for (auto& fn : posted) fn(*engine_);
     posted.clear();
-    ran = engine_->Step(absl::Now(), events);
+    ran = engine_->Step(absl::Now, events);
     {
       std::lock_guard lock(mutex_);
       stats_ = engine_->stats();
@@ -166,7 +166,7 @@ void EngineHost::EndAll() {
     for (const auto& [id, handler] : handlers_) live.push_back(id);
     for (RequestId id : live) engine_->Cancel(id, why);
     std::vector<EngineEvent> events;
-    engine_->Step(absl::Now(), events);  // nothing is left to run: it only tells of the ends
+    engine_->Step(absl::Now, events);  // nothing is left to run: it only tells of the ends
     for (EngineEvent& event : events) Dispatch(std::move(event));
     CHECK(handlers_.empty());
     {
