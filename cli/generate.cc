@@ -16,6 +16,7 @@
 #include "cli/interrupt.h"
 #include "cli/output.h"
 #include "cli/sampling_flags.h"
+#include "engine/request.h"
 
 namespace chorale::cli {
 namespace {
@@ -201,7 +202,7 @@ void AddGenerate(CLI::App& app, Command& chosen) {
       ->excludes(prompt);
   generate->add_option("--n", options->n, "sequences")
       ->capture_default_str()
-      ->check(CLI::Range(1, 128));
+      ->check(CLI::Range(1, kSequencesOfRequestMax));
   generate->add_flag_callback(
       "--no-prefix-reuse", [options] { options->request.set_no_prefix_reuse(true); },
       "neither read nor publish cached K/V");

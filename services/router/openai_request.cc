@@ -10,14 +10,13 @@
 #include "absl/strings/str_format.h"
 #include "base/json.h"
 #include "base/status_macros.h"
+#include "engine/request.h"
 #include "services/router/openai_messages.h"
 
 namespace chorale {
 namespace {
 
 constexpr int kCompletionTokensDefault = 16;
-constexpr int kTopLogprobsMax = 20;
-constexpr int kSequencesMax = 128;
 
 // A field that Chorale does not offer, and the values of it that ask for nothing.
 struct Refused {
@@ -187,9 +186,9 @@ absl::Status ReadLogitBias(const Json& body, v1::Sampling& sampling) {
 }
 
 absl::Status CheckLogprobs(const char* field, int64_t value) {
-  if (value >= 0 && value <= kTopLogprobsMax) return absl::OkStatus();
+  if (value >= 0 && value <= kLogprobsMax) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrFormat("field '%s': %d, expected 0 to %d", field, value, kTopLogprobsMax));
+      absl::StrFormat("field '%s': %d, expected 0 to %d", field, value, kLogprobsMax));
 }
 
 absl::Status ReadLogprobs(OpenAiEndpoint endpoint, const Json& body, v1::Sampling& sampling) {
@@ -256,9 +255,9 @@ absl::Status ReadSampling(OpenAiEndpoint endpoint, const Json& body, v1::Samplin
 
 absl::Status ReadSequences(const Json& body, v1::GenerateRequest& request) {
   ASSIGN_OR_RETURN(std::optional<int32_t> n, Int32Of(body, "n"));
-  if (n.value_or(1) < 1 || n.value_or(1) > kSequencesMax) {
+  if (n.value_or(1) < 1 || n.value_or(1) > kSequencesOfRequestMax) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("field 'n': %d, expected 1 to %d", *n, kSequencesMax));
+        absl::StrFormat("field 'n': %d, expected 1 to %d", *n, kSequencesOfRequestMax));
   }
   request.set_n(n.value_or(1));
   ASSIGN_OR_RETURN(std::optional<int32_t> best_of, Int32Of(body, "best_of"));
