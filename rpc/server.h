@@ -25,11 +25,16 @@ class RpcServer {
   const std::string& address() const { return address_; }
   // What grpc.health.v1 answers from now on.
   void SetServing(bool serving);
-  // Refuses new calls, waits for running ones until `deadline`, then cancels them.
+  // Waits until the calls that run now have ended, then tells clients to go away; what still runs
+  // at `deadline` is cancelled. In this order because a client that is told to go away first may
+  // lose the end of its stream: the connection closes with the last call, read or not.
   void Drain(absl::Time deadline);
 
  private:
+  class CallCount;
+
   RpcServer() = default;
+  CallCount* calls_ = nullptr;  // owned by server_
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
 };
