@@ -1,6 +1,7 @@
 // Speeds of the kernels beside what the machine can do, both measured in this run.
 //
-//   bench_kernels [--threads N] [--kernels NAME] [--dtype f32|bf16] [--quick]
+//   bench_kernels [--threads N] [--kernels NAME] [--dtype f32|bf16|int8|int4] [--quick]
+//                 [--only forward|matmul|weights|attention]
 //
 // Napkin: a matmul of M rows reads its weights once, so it takes at least bytes / DRAM and at least
 // 2 M weights / FLOP ceiling; the last column is that bound over the time taken. Weights rotate
@@ -31,6 +32,7 @@ struct Options {
   int threads = 2;
   std::string kernels = "cpu";
   std::string dtype = "bf16";
+  std::string only;
   bool quick = false;
 };
 
@@ -67,7 +69,28 @@ std::vector<float> RandomFloats(int64_t n, uint64_t stream) {
   return values;
 }
 
+// Bytes of a matrix, scales included.
+int64_t BytesOfMatrix(int rows, int cols, DType dtype) {
+  if (!IsQuantized(dtype)) return int64_t{rows} * cols * BytesOf(dtype);
+  return rows * (kernels::CodeBytesOfRow(dtype, cols) + 2 * kernels::QuantGroups(cols));
+}
+
+// Codes of any value; quicker than rounding random weights.
+PackedMatrix RandomQuantizedMatrix(const Kernels& k, int rows, int cols, DType dtype,
+                                   ThreadPool& pool) {
+  kernels::QuantizedMatrix w = {.rows = rows, .cols = cols, .dtype = dtype};
+  w.codes.resize(rows * kernels::CodeBytesOfRow(dtype, cols));
+  uint32_t state = 1;
+  for (uint8_t& code : w.codes) {
+    state = state * 1664525 + 1013904223;  // Numerical Recipes' generator
+    code = static_cast<uint8_t>(state >> 24);
+  }
+  w.scales.assign(int64_t{rows} * kernels::QuantGroups(cols), kernels::F32ToBF16(0.01f));
+  return k.pack_quantized(std::vector<kernels::QuantizedView>{w.view()}, pool);
+}
+
 PackedMatrix RandomMatrix(const Kernels& k, int rows, int cols, DType dtype, ThreadPool& pool) {
+  if (IsQuantized(dtype)) return RandomQuantizedMatrix(k, rows, cols, dtype, pool);
   // One row's worth of random values, shifted from row to row: quick, and not constant.
   std::vector<float> noise = RandomFloats(cols + 4096, rows);
   std::vector<kernels::MatrixView> parts;
@@ -83,7 +106,7 @@ void BenchMatmul(const Kernels& k, DType dtype, const Ceilings& ceilings, int ro
   constexpr int64_t kWorkingSet = int64_t{192} << 20;
   std::printf("\nmatmul %s     M       us    GB/s  GFLOP/s  of the bound\n", NameOf(dtype));
   for (auto [rows, cols] : {std::pair{2304, 768}, {768, 2048}, {32000, 768}}) {
-    const int64_t bytes = int64_t{rows} * cols * BytesOf(dtype);
+    const int64_t bytes = BytesOfMatrix(rows, cols, dtype);
     std::vector<PackedMatrix> copies;
     for (int64_t total = 0; total < kWorkingSet; total += bytes) {
       copies.push_back(RandomMatrix(k, rows, cols, dtype, pool));
@@ -113,6 +136,69 @@ void BenchMatmul(const Kernels& k, DType dtype, const Ceilings& ceilings, int ro
     }
   }
 }
+
+// Matmuls over the weights of a layer, one after the other: their time beside that of bf16.
+void BenchWeights(const Kernels& k, const Ceilings& ceilings, int rounds, ThreadPool& pool) {
+  constexpr int64_t kWorkingSet = int64_t{192} << 20;
+  constexpr DType kDTypes[] = {DType::kBF16, DType::kI8, DType::kI4};
+  struct Shapes {
+    const char* name;
+    std::vector<std::pair<int, int>> matrices;
+  };
+  const Shapes shapes[] = {
+      {"2048 x 768", {{2048, 768}}},
+      {"768 x 2048", {{768, 2048}}},
+      {"layer, 125 M", {{1280, 768}, {768, 768}, {4096, 768}, {768, 2048}}},
+      {"layer, 1.1 B", {{2560, 2048}, {2048, 2048}, {11264, 2048}, {2048, 5632}}}};
+  std::printf("\nweights           M          us    GB/s  of DRAM  Gop/s  over bf16\n");
+  for (const Shapes& shape : shapes) {
+    std::vector<std::vector<PackedMatrix>> weights(std::size(kDTypes));
+    std::vector<int64_t> bytes(std::size(kDTypes));
+    int64_t elements = 0;
+    for (auto [rows, cols] : shape.matrices) elements += int64_t{rows} * cols;
+    for (size_t d = 0; d < std::size(kDTypes); ++d) {
+      for (auto [rows, cols] : shape.matrices) bytes[d] += BytesOfMatrix(rows, cols, kDTypes[d]);
+      for (int64_t total = 0; total < kWorkingSet; total += bytes[d]) {
+        for (auto [rows, cols] : shape.matrices) {
+          weights[d].push_back(RandomMatrix(k, rows, cols, kDTypes[d], pool));
+        }
+      }
+    }
+    const std::vector<int> batch = {1, 8, 32, 512};
+    const std::vector<float> x = RandomFloats(512 * 5632, 2);
+    std::vector<float> y(512 * 11264);
+    std::vector<size_t> next(std::size(kDTypes));
+    std::vector<std::function<void()>> fns;
+    for (int m : batch) {
+      for (size_t d = 0; d < std::size(kDTypes); ++d) {
+        fns.push_back([&, m, d] {
+          for (size_t i = 0; i < shape.matrices.size(); ++i) {
+            const PackedMatrix& w = weights[d][next[d]++ % weights[d].size()];
+            k.matmul({.w = w,
+                      .x = x.data(),
+                      .m = m,
+                      .x_stride = w.cols,
+                      .y = y.data(),
+                      .y_stride = w.rows},
+                     pool);
+          }
+        });
+      }
+    }
+    const std::vector<double> ns = Medians(2 * rounds, fns);
+    for (size_t i = 0; i < ns.size(); ++i) {
+      const size_t d = i % std::size(kDTypes);
+      const int m = batch[i / std::size(kDTypes)];
+      const double gbps = static_cast<double>(bytes[d]) / ns[i];
+      std::printf("%-12s %s %4d %10.1f %7.1f %6.0f %% %6.0f %9.2f x\n", shape.name,
+                  NameOf(kDTypes[d]), m, ns[i] / 1e3, gbps, 100 * gbps / ceilings.dram_gbps,
+                  2.0 * m * static_cast<double>(elements) / ns[i], ns[i - d] / ns[i]);
+    }
+  }
+}
+
+// Keys and values are never quantised.
+DType KvDTypeFor(DType weights) { return IsQuantized(weights) ? DType::kBF16 : weights; }
 
 // Sequences of equal context over one pool of blocks.
 class AttentionBench {
@@ -199,13 +285,15 @@ class ForwardBench {
 
   // Bytes of all weights.
   double weight_bytes() const {
-    return (kLayers * double{kDim} * (kQkv + kDim + 3 * kFfn) + double{kVocab} * kDim) *
-           BytesOf(dtype_);
+    const int64_t layer =
+        BytesOfMatrix(kQkv + kDim + 2 * kFfn, kDim, dtype_) + BytesOfMatrix(kDim, kFfn, dtype_);
+    return static_cast<double>(kLayers * layer + BytesOfMatrix(kVocab, kDim, dtype_));
   }
 
   // A pass of `rows` new tokens for each of `sequences`, logits for every sequence if `decode`.
   std::function<void()> Pass(int sequences, int context, int rows, bool decode, ThreadPool& pool) {
-    auto attention = std::make_shared<AttentionBench>(k_, dtype_, sequences, context, rows);
+    auto attention =
+        std::make_shared<AttentionBench>(k_, KvDTypeFor(dtype_), sequences, context, rows);
     const int m = sequences * rows;
     auto memory = std::make_shared<std::vector<float>>(
         RandomFloats(int64_t{m} * (2 * kDim + kQkv + 3 * kFfn + kVocab * decode), 5));
@@ -312,19 +400,26 @@ int Run(const Options& options) {
     return 2;
   }
   const Kernels& k = **found;
-  const DType dtype = options.dtype == "f32" ? DType::kF32 : DType::kBF16;
+  DType dtype = DType::kF32;
+  for (DType t : {DType::kBF16, DType::kI8, DType::kI4}) {
+    if (options.dtype == NameOf(t)) dtype = t;
+  }
   const int rounds = options.quick ? 5 : 25;
   std::printf("kernels %s, %d threads\n", std::string(k.name).c_str(), options.threads);
   const double f32 = MeasureF32Gflops(options.threads);
   const double bf16 = MeasureBf16Gflops(options.threads);
   const Ceilings ceilings = {.dram_gbps = MeasureDramReadGBps(options.threads),
-                             .gflops = dtype == DType::kBF16 && bf16 > 0 ? bf16 : f32};
+                             .gflops = dtype != DType::kF32 && bf16 > 0 ? bf16 : f32};
   std::printf("ceilings: DRAM read %.1f GB/s, f32 %.0f GFLOP/s, bf16 %.0f GFLOP/s\n",
               ceilings.dram_gbps, f32, bf16);
   ThreadPool pool(options.threads);
-  BenchForward(k, dtype, ceilings, rounds, pool);
-  BenchMatmul(k, dtype, ceilings, rounds, pool);
-  BenchAttention(k, dtype, rounds, pool);
+  const auto wanted = [&](const char* part) {
+    return options.only.empty() || options.only == part;
+  };
+  if (wanted("forward")) BenchForward(k, dtype, ceilings, rounds, pool);
+  if (wanted("matmul")) BenchMatmul(k, dtype, ceilings, rounds, pool);
+  if (wanted("weights")) BenchWeights(k, ceilings, rounds, pool);
+  if (wanted("attention")) BenchAttention(k, KvDTypeFor(dtype), rounds, pool);
   return 0;
 }
 
@@ -336,7 +431,10 @@ int main(int argc, char** argv) {
   CLI::App app("Speeds of the kernels beside the machine's ceilings");
   app.add_option("--threads", options.threads, "threads of the pool")->check(CLI::Range(1, 1024));
   app.add_option("--kernels", options.kernels, "reference, cpu or a full name");
-  app.add_option("--dtype", options.dtype, "f32 or bf16")->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--dtype", options.dtype, "of weights: f32, bf16, int8 or int4")
+      ->check(CLI::IsMember({"f32", "bf16", "int8", "int4"}));
+  app.add_option("--only", options.only, "forward, matmul, weights or attention")
+      ->check(CLI::IsMember({"forward", "matmul", "weights", "attention"}));
   app.add_flag("--quick", options.quick, "fewer rounds");
   CLI11_PARSE(app, argc, argv);
   return chorale::bench::Run(options);

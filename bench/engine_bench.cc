@@ -46,26 +46,29 @@ Work WorkOf(const ModelConfig& c) {
 
 class EngineBench {
  public:
-  EngineBench(const EngineBenchOptions& options, Model& model) : options_(options), model_(model) {}
+  EngineBench(const EngineBenchOptions& options, std::shared_ptr<const Transformer> base,
+              kernels::ThreadPool& pool)
+      : options_(options), base_(std::move(base)), pool_(pool) {}
 
   // Tokens per second of writing one prompt's K/V.
   double Prefill() {
-    Engine engine(EngineOptionsFor(options_.prompt_tokens), model_, nullptr);
+    const auto engine = MakeEngine(EngineOptionsFor(options_.prompt_tokens));
     PrefillRequest request{.id = 1,
+                           .model = kModel,
                            .tokens = RandomPrompt(options_.prompt_tokens, Vocab(), stream_++),
                            .reuse_prefix = false};
-    CHECK(engine.Submit(std::move(request)).ok());
+    CHECK(engine->Submit(std::move(request)).ok());
     const absl::Time begin = absl::Now();
-    Drain(engine);
+    Drain(*engine);
     return options_.prompt_tokens / absl::ToDoubleSeconds(absl::Now() - begin);
   }
 
   // Tokens per second of `batch` sequences decoding together from a one-token prompt.
   double Decode(int batch) {
-    Engine engine(EngineOptionsFor(batch), model_, nullptr);
-    for (int i = 0; i < batch; ++i) SubmitDecode(engine, i + 1, 1, options_.output_tokens);
+    const auto engine = MakeEngine(EngineOptionsFor(batch));
+    for (int i = 0; i < batch; ++i) SubmitDecode(*engine, i + 1, 1, options_.output_tokens);
     const absl::Time begin = absl::Now();
-    Drain(engine);
+    Drain(*engine);
     return batch * options_.output_tokens / absl::ToDoubleSeconds(absl::Now() - begin);
   }
 
@@ -73,13 +76,13 @@ class EngineBench {
   std::vector<double> Gaps() {
     constexpr int kStreams = 8;
     constexpr int kPrompts = 4;
-    Engine engine({.blocks = 1024}, model_, nullptr);
-    for (int i = 0; i < kStreams; ++i) SubmitDecode(engine, i + 1, 32, 200);
+    const auto engine = MakeEngine({.blocks = 1024});
+    for (int i = 0; i < kStreams; ++i) SubmitDecode(*engine, i + 1, 32, 200);
     std::vector<absl::Time> last(kStreams + kPrompts + 1, absl::InfinitePast());
     std::vector<double> gaps;
     std::vector<EngineEvent> events;
     int steps = 0;
-    while (engine.Step(absl::Now(), events)) {
+    while (engine->Step(absl::Now(), events)) {
       const absl::Time now = absl::Now();
       for (const EngineEvent& event : events) {
         const auto* token = std::get_if<TokenEvent>(&event);
@@ -91,14 +94,22 @@ class EngineBench {
       }
       events.clear();
       if (++steps == 40) {
-        for (int i = 0; i < kPrompts; ++i) SubmitDecode(engine, kStreams + 1 + i, 1024, 16);
+        for (int i = 0; i < kPrompts; ++i) SubmitDecode(*engine, kStreams + 1 + i, 1024, 16);
       }
     }
     return gaps;
   }
 
  private:
-  int Vocab() const { return model_.config().vocab; }
+  static constexpr char kModel[] = "m";
+
+  int Vocab() const { return base_->config().vocab; }
+
+  std::unique_ptr<Engine> MakeEngine(const EngineOptions& options) const {
+    auto engine = std::make_unique<Engine>(options, base_, pool_, nullptr);
+    engine->SetModel(*MakeModel(kModel, Mode::kStandard, {base_}, {base_}, {base_}));
+    return engine;
+  }
 
   EngineOptions EngineOptionsFor(int rows) const {
     return {.blocks = 1024,
@@ -108,8 +119,10 @@ class EngineBench {
   }
 
   void SubmitDecode(Engine& engine, RequestId id, int prompt_tokens, int output_tokens) {
-    GenerateRequest request{
-        .id = id, .prompt = RandomPrompt(prompt_tokens, Vocab(), stream_++), .reuse_prefix = false};
+    GenerateRequest request{.id = id,
+                            .model = kModel,
+                            .prompt = RandomPrompt(prompt_tokens, Vocab(), stream_++),
+                            .reuse_prefix = false};
     request.sampling.temperature = 0;
     request.sampling.max_tokens = output_tokens;
     request.sampling.ignore_eos = true;
@@ -123,7 +136,8 @@ class EngineBench {
   }
 
   const EngineBenchOptions& options_;
-  Model& model_;
+  const std::shared_ptr<const Transformer> base_;
+  kernels::ThreadPool& pool_;
   uint64_t stream_ = 0;
 };
 
@@ -147,22 +161,23 @@ absl::StatusOr<EngineBenchResult> RunEngineBench(const EngineBenchOptions& optio
   const int threads = options.threads > 0
                           ? options.threads
                           : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  Model::Options model_options;
+  Transformer::Options model_options;
   ASSIGN_OR_RETURN(model_options.kernels, kernels::FindKernels(options.kernels));
   const bool bf16 = options.dtype == "bf16";
   model_options.dtype = bf16 ? kernels::DType::kBF16 : kernels::DType::kF32;
 
   progress(0, "making random weights");
   kernels::ThreadPool pool(threads);
-  ASSIGN_OR_RETURN(std::unique_ptr<Model> model,
-                   MakeRandomModel(options.config, *model_options.dtype, 1, model_options, pool));
+  ASSIGN_OR_RETURN(
+      std::shared_ptr<const Transformer> model,
+      MakeRandomTransformer(options.config, *model_options.dtype, 1, model_options, pool));
   progress(0.05, "measuring the machine");
   EngineBenchResult result{.kernels = std::string(model->kernels().name), .threads = threads};
   result.dram_gbps = MeasureDramReadGBps(threads);
   result.gflops = bf16 ? MeasureBf16Gflops(threads) : 0;
   if (result.gflops == 0) result.gflops = MeasureF32Gflops(threads);
 
-  EngineBench bench(options, *model);
+  EngineBench bench(options, model, pool);
   const Work work = WorkOf(options.config);
   const int64_t weight_bytes =
       (work.layer_weights + work.logit_weights) * kernels::BytesOf(*model_options.dtype);

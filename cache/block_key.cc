@@ -40,6 +40,12 @@ BlockKey MakeBlockKey(const BlockKey& parent, std::span<const TokenId> tokens, c
   return key;
 }
 
+Digest WriterOfMixedBlock(const Digest& first, int tokens, const Digest& second) {
+  DigestBuilder digest;
+  digest.AddString("chorale mixed block").AddString(first.AsBytes()).AddInt(tokens);
+  return digest.AddString(second.AsBytes()).Finish();
+}
+
 std::vector<BlockKey> MakeBlockKeys(std::span<const TokenId> tokens, const Digest& writer,
                                     std::string_view tenant_salt) {
   std::vector<BlockKey> keys;

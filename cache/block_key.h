@@ -3,7 +3,8 @@
 //   key = H(key of the block before, the block's token ids, digest of the writer, tenant salt)
 //
 // Two requests share a block exactly when the same weights wrote the same tokens after the same
-// history for the same tenant. Nothing else in Chorale decides sharing.
+// history for the same tenant. Nothing else in Chorale decides sharing. A block that two writers
+// filled, because the prompt ended inside it, has a writer of its own: both, and where they met.
 #pragma once
 
 #include <array>
@@ -40,6 +41,10 @@ struct BlockKey {
 // The key of the block that holds `tokens` (1 to kBlockTokens of them) after `parent`.
 BlockKey MakeBlockKey(const BlockKey& parent, std::span<const TokenId> tokens, const Digest& writer,
                       std::string_view tenant_salt);
+
+// What stands for the writer of a block whose first `tokens` tokens `first` wrote, and `second` the
+// rest.
+Digest WriterOfMixedBlock(const Digest& first, int tokens, const Digest& second);
 
 // The keys of the blocks of `tokens` from the start of a sequence, all by one writer. A last block
 // that is not full has a key too, by the tokens it holds.

@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "chorale/v1/control.grpc.pb.h"
+#include "chorale/v1/worker.grpc.pb.h"
 #include "cli/run_dir.h"
 #include "rpc/channels.h"
 #include "rpc/deadline.h"
@@ -24,31 +25,72 @@ void AddClusterFlags(CLI::App& app, ClusterFlags& flags) {
   app.add_option("--router", flags.router, "gRPC address of a router, instead of a run folder");
 }
 
-absl::StatusOr<std::string> FindRouter(const ClusterFlags& flags) {
-  if (!flags.router.empty()) return flags.router;
+namespace {
+
+// The address of a process of the cluster in the run folder.
+absl::StatusOr<std::string> FindProcess(const ClusterFlags& flags, const std::string& name) {
   const std::string run_dir = ResolveRunDir(flags.run_dir);
   ASSIGN_OR_RETURN(const ClusterRecord cluster, ReadCluster(run_dir));
-  const ProcessRecord* router = cluster.Find("router");
-  if (router == nullptr || StateOf(cluster, *router) != ProcessState::kRunning) {
+  const ProcessRecord* process = cluster.Find(name);
+  if (process == nullptr || StateOf(cluster, *process) != ProcessState::kRunning) {
     return absl::UnavailableError(absl::StrFormat(
-        "the router of the cluster in %s is not running: see %s/logs/router.log, then "
-        "`chorale down` and `chorale up`",
-        run_dir, run_dir));
+        "the %s of the cluster in %s is not running: see %s/logs/%s.log, then `chorale down` and "
+        "`chorale up`",
+        name, run_dir, run_dir, name));
   }
-  if (router->address.empty()) {
+  if (process->address.empty()) {
     return absl::UnavailableError(absl::StrFormat(
         "the cluster in %s is still starting: try again when `chorale up` is done", run_dir));
   }
-  return router->address;
+  return process->address;
+}
+
+// One unary call to `address`.
+template <typename Service, typename Request, typename Response>
+absl::StatusOr<Response> Call(const std::string& address, absl::Duration timeout,
+                              grpc::Status (Service::Stub::*method)(grpc::ClientContext*,
+                                                                    const Request&, Response*),
+                              const Request& request) {
+  const auto stub = Service::NewStub(OpenChannel(address));
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Now() + timeout);
+  Response response;
+  RETURN_IF_ERROR(FromGrpc((stub.get()->*method)(&context, request, &response)));
+  return response;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> FindRouter(const ClusterFlags& flags) {
+  if (!flags.router.empty()) return flags.router;
+  return FindProcess(flags, "router");
+}
+
+absl::StatusOr<std::string> FindOrchestrator(const ClusterFlags& flags) {
+  return FindProcess(flags, "orchestrator");
 }
 
 absl::StatusOr<v1::RoutingTable> GetRouting(const std::string& address, absl::Duration timeout) {
-  const auto stub = v1::Control::NewStub(OpenChannel(address));
-  grpc::ClientContext context;
-  SetDeadline(context, absl::Now() + timeout);
-  v1::RoutingTable table;
-  RETURN_IF_ERROR(FromGrpc(stub->GetRouting(&context, v1::GetRoutingRequest(), &table)));
-  return table;
+  return Call<v1::Control>(address, timeout, &v1::Control::Stub::GetRouting,
+                           v1::GetRoutingRequest());
+}
+
+absl::StatusOr<v1::WorkerStatusResponse> GetWorkerStatus(const std::string& address,
+                                                         absl::Duration timeout) {
+  return Call<v1::WorkerControl>(address, timeout, &v1::WorkerControl::Stub::Status,
+                                 v1::WorkerStatusRequest());
+}
+
+absl::StatusOr<v1::ModelChanges> LoadModel(const std::string& address,
+                                           const v1::LoadModelRequest& request,
+                                           absl::Duration timeout) {
+  return Call<v1::Control>(address, timeout, &v1::Control::Stub::LoadModel, request);
+}
+
+absl::StatusOr<v1::ModelChanges> UnloadModel(const std::string& address,
+                                             const v1::UnloadModelRequest& request,
+                                             absl::Duration timeout) {
+  return Call<v1::Control>(address, timeout, &v1::Control::Stub::UnloadModel, request);
 }
 
 RouterClient::RouterClient(const std::string& address)

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "chorale/v1/control.pb.h"
 #include "chorale/v1/inference.grpc.pb.h"
+#include "chorale/v1/worker.pb.h"
 
 namespace chorale::cli {
 
@@ -28,8 +29,21 @@ void AddClusterFlags(CLI::App& app, ClusterFlags& flags);
 // NotFound or Unavailable says which command to give.
 absl::StatusOr<std::string> FindRouter(const ClusterFlags& flags);
 
+// The address of a cluster's orchestrator, by its run folder. Errors as for FindRouter.
+absl::StatusOr<std::string> FindOrchestrator(const ClusterFlags& flags);
+
 // The workers that the orchestrator at `address` knows.
 absl::StatusOr<v1::RoutingTable> GetRouting(const std::string& address, absl::Duration timeout);
+// What the worker at `address` counts.
+absl::StatusOr<v1::WorkerStatusResponse> GetWorkerStatus(const std::string& address,
+                                                         absl::Duration timeout);
+// Has the orchestrator at `address` change every worker.
+absl::StatusOr<v1::ModelChanges> LoadModel(const std::string& address,
+                                           const v1::LoadModelRequest& request,
+                                           absl::Duration timeout);
+absl::StatusOr<v1::ModelChanges> UnloadModel(const std::string& address,
+                                             const v1::UnloadModelRequest& request,
+                                             absl::Duration timeout);
 
 // A connection to a router. Thread safe.
 class RouterClient {

@@ -16,6 +16,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "model/catalog.h"
 #include "services/common/named_folder.h"
 
 namespace chorale::cli {
@@ -72,18 +73,28 @@ std::string OwnBinDir() {
   return fs::read_symlink("/proc/self/exe", error).parent_path().string();
 }
 
-absl::StatusOr<std::string> FindShippedModel(const std::string& bin_dir) {
+absl::StatusOr<std::string> FindShippedModels(const std::string& bin_dir, const std::string& name) {
   for (fs::path folder = bin_dir; !folder.empty(); folder = folder.parent_path()) {
-    for (const char* place : {"share/chorale/models/base", "models/base"}) {
+    for (const char* place : {"share/chorale/models", "models"}) {
       std::error_code error;
-      if (fs::exists(folder / place / "config.json", error)) return (folder / place).string();
+      const fs::path found = folder / place / name;
+      if (fs::is_directory(found, error)) return found.string();
     }
     if (folder == folder.root_path()) break;
   }
   return absl::NotFoundError(
-      absl::StrFormat("the shipped model models/base is not near %s: name a model with "
-                      "--model NAME=FOLDER",
-                      bin_dir));
+      absl::StrFormat("the shipped models/%s are not near %s: name others with --model NAME=FOLDER "
+                      "or --models FOLDER",
+                      name, bin_dir));
+}
+
+absl::StatusOr<std::string> FirstModel(const LaunchOptions& options) {
+  if (options.models.empty()) {
+    ASSIGN_OR_RETURN(const NamedFolder named, ParseNamedFolder("--model", options.model));
+    return named.name;
+  }
+  ASSIGN_OR_RETURN(const CatalogSpec catalog, ReadCatalog(options.models));
+  return catalog.models.front().name;
 }
 
 absl::Status CheckAddressFree(const std::string& flag, const std::string& address) {
@@ -129,7 +140,10 @@ absl::Status CheckLaunch(const LaunchOptions& options) {
           "%s/%s is missing: build all of Chorale, or install it whole", options.bin_dir, program));
     }
   }
-  RETURN_IF_ERROR(CheckNamedFolder("--model", options.model, "config.json"));
+  RETURN_IF_ERROR(FirstModel(options).status());
+  if (options.models.empty()) {
+    RETURN_IF_ERROR(CheckNamedFolder("--model", options.model, "config.json"));
+  }
   for (const std::string& adapter : options.adapters) {
     RETURN_IF_ERROR(CheckNamedFolder("--adapter", adapter, "adapter_config.json"));
   }
@@ -190,7 +204,7 @@ absl::Status Launch::PrepareFolders() {
   }
   cluster_ = {.boot_id = BootId(),
               .started_unix_s = absl::ToUnixSeconds(absl::Now()),
-              .model = options_.model.substr(0, options_.model.find('=')),
+              .model = *FirstModel(options_),
               .socket_dir = socket_dir,
               .prefill_workers = options_.prefill,
               .decode_workers = options_.decode};
@@ -219,8 +233,12 @@ absl::Status Launch::StartProcess(const std::string& name, const std::string& pr
 absl::Status Launch::StartWorker(const std::string& name, const std::string& program) {
   std::vector<std::string> flags = {"--listen",       ListenAddress(name),
                                     "--orchestrator", cluster_.Find("orchestrator")->address,
-                                    "--worker-id",    name,
-                                    "--model",        AbsoluteNamedFolder(options_.model)};
+                                    "--worker-id",    name};
+  if (options_.models.empty()) {
+    flags.insert(flags.end(), {"--model", AbsoluteNamedFolder(options_.model)});
+  } else {
+    flags.insert(flags.end(), {"--models", fs::absolute(options_.models).string()});
+  }
   for (const std::string& adapter : options_.adapters) {
     flags.push_back("--adapter");
     flags.push_back(AbsoluteNamedFolder(adapter));

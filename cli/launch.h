@@ -19,6 +19,7 @@ namespace chorale::cli {
 struct LaunchOptions {
   std::string run_dir;
   std::string bin_dir;                // holds chorale-orchestrator and the others
+  std::string models;                 // a chorale.yaml or its folder; or else:
   std::string model;                  // NAME=FOLDER
   std::vector<std::string> adapters;  // NAME=FOLDER
   int prefill = 1;
@@ -31,12 +32,15 @@ struct LaunchOptions {
 
 // The folder of the running program: the other programs of Chorale lie beside it.
 std::string OwnBinDir();
-// models/base of the source tree or share/chorale/models/base of the installation around `bin_dir`.
-absl::StatusOr<std::string> FindShippedModel(const std::string& bin_dir);
+// models/<name> of the source tree or share/chorale/models/<name> of the installation around
+// `bin_dir`.
+absl::StatusOr<std::string> FindShippedModels(const std::string& bin_dir, const std::string& name);
 // FailedPrecondition when something listens on host:port already. unix: addresses are not checked.
 absl::Status CheckAddressFree(const std::string& flag, const std::string& address);
 // What must hold before anything is started; the error says what to change.
 absl::Status CheckLaunch(const LaunchOptions& options);
+// The first model that the options name.
+absl::StatusOr<std::string> FirstModel(const LaunchOptions& options);
 
 class Launch {
  public:

@@ -11,10 +11,10 @@ namespace chorale::cli {
 namespace {
 
 int Run(SingleOptions options) {
-  if (options.worker.model.folder.empty()) {
-    absl::StatusOr<std::string> folder = FindShippedModel(OwnBinDir());
+  if (options.worker.catalog.models.empty()) {
+    absl::StatusOr<std::string> folder = FindShippedModels(OwnBinDir(), "base");
     if (!folder.ok()) return Fail(folder.status());
-    options.worker.model = {.name = "base", .folder = *std::move(folder)};
+    options.worker.catalog = {.base = *std::move(folder), .models = {{.name = "base"}}};
   }
   BlockTerminationSignals();
   return RunSingle(std::move(options));
@@ -30,8 +30,7 @@ void AddRun(CLI::App& app, Command& chosen) {
   options->front_door.http = "127.0.0.1:8080";
   AddProcessFlags(*run, options->process);
   AddFrontDoorFlags(*run, options->front_door);
-  AddWorkerFlags(*run, options->worker);
-  run->get_option("--model")->required(false);
+  AddWorkerFlags(*run, options->worker, /*model_required=*/false);
   run->footer("Example: chorale run --single --model base=models/base --kernels reference");
   run->callback([options, &chosen] { chosen = [options] { return Run(*options); }; });
 }

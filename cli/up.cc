@@ -207,8 +207,8 @@ absl::Status Up(UpOptions& options) {
   LaunchOptions& launch_options = options.launch;
   launch_options.run_dir = ResolveRunDir(options.cluster.run_dir);
   launch_options.bin_dir = OwnBinDir();
-  if (launch_options.model.empty()) {
-    ASSIGN_OR_RETURN(const std::string folder, FindShippedModel(launch_options.bin_dir));
+  if (launch_options.model.empty() && launch_options.models.empty()) {
+    ASSIGN_OR_RETURN(const std::string folder, FindShippedModels(launch_options.bin_dir, "base"));
     launch_options.model = "base=" + folder;
   }
   ASSIGN_OR_RETURN(const RunDirLock lock, RunDirLock::Take(launch_options.run_dir));
@@ -236,8 +236,12 @@ void AddUp(CLI::App& app, Command& chosen) {
   auto options = std::make_shared<UpOptions>();
   LaunchOptions& launch = options->launch;
   CLI::App* up = app.add_subcommand("up", "start a cluster on this machine");
-  up->add_option("--model", launch.model, "NAME=FOLDER of a checkpoint; default: the shipped base");
+  CLI::Option* model = up->add_option("--model", launch.model,
+                                      "NAME=FOLDER of a checkpoint; default: the shipped base");
   up->add_option("--adapter", launch.adapters, "NAME=FOLDER of a PEFT adapter; repeatable");
+  up->add_option("--models", launch.models,
+                 "a chorale.yaml, or its folder: many models on one base")
+      ->excludes(model);
   up->add_option("--prefill", launch.prefill, "prefill workers")
       ->capture_default_str()
       ->check(CLI::Range(0, 256));

@@ -25,17 +25,21 @@ EngineOptions Checked(EngineOptions options) {
 
 }  // namespace
 
-Engine::State::State(const EngineOptions& options, Model& model, const Tokenizer* tokenizer)
+Engine::State::State(const EngineOptions& options, std::shared_ptr<const Transformer> base,
+                     kernels::ThreadPool& threads, const Tokenizer* tokenizer)
     : options(Checked(options)),
-      model(model),
+      base(std::move(base)),
       tokenizer(tokenizer),
-      shape(model.kv_shape()),
+      shape(this->base->kv_shape()),
       memory(static_cast<size_t>(shape.block_bytes()) * options.blocks),
       kv{.data = memory.data(), .shape = shape},
-      pool(options.blocks) {}
+      pool(options.blocks),
+      published_by(options.blocks),
+      forward(threads) {}
 
-Engine::Engine(const EngineOptions& options, Model& model, const Tokenizer* tokenizer)
-    : state_(std::make_unique<State>(options, model, tokenizer)) {}
+Engine::Engine(const EngineOptions& options, std::shared_ptr<const Transformer> base,
+               kernels::ThreadPool& pool, const Tokenizer* tokenizer)
+    : state_(std::make_unique<State>(options, std::move(base), pool, tokenizer)) {}
 Engine::~Engine() = default;
 
 // `room`: how many tokens the request may have in all.
@@ -55,14 +59,14 @@ absl::Status Engine::State::CheckPrompt(RequestId id, std::span<const TokenId> p
     return absl::InvalidArgumentError(absl::StrFormat(
         "field 'prompt': %d tokens do not fit: the context of this model ends at %d tokens and the "
         "worker's blocks hold %d; shorten the prompt to %d tokens",
-        prompt.size(), model.config().positions_max, options.blocks * kernels::kBlockTokens, room));
+        prompt.size(), base->config().positions_max, options.blocks * kernels::kBlockTokens, room));
   }
   for (size_t i = 0; i < prompt.size(); ++i) {
-    if (prompt[i] < 0 || prompt[i] >= model.config().vocab) {
+    if (prompt[i] < 0 || prompt[i] >= base->config().vocab) {
       return absl::InvalidArgumentError(
           absl::StrFormat("field 'prompt': token %d at position %d is not within the vocabulary "
                           "[0, %d]",
-                          prompt[i], i, model.config().vocab - 1));
+                          prompt[i], i, base->config().vocab - 1));
     }
   }
   return absl::OkStatus();
@@ -70,7 +74,6 @@ absl::Status Engine::State::CheckPrompt(RequestId id, std::span<const TokenId> p
 
 void Engine::State::Add(std::unique_ptr<Request> request, int sequences) {
   Request& r = *request;
-  r.writer = r.adapter != nullptr ? r.adapter->module_digest : model.digest();
   r.usage.prompt_tokens = static_cast<int>(r.prompt.size());
   r.sequences_live = sequences;
   for (int i = 0; i < sequences; ++i) {
@@ -93,11 +96,12 @@ void Engine::State::Add(std::unique_ptr<Request> request, int sequences) {
 }
 
 absl::Status Engine::Submit(GenerateRequest request) {
-  const int positions = state_->model.config().positions_max;
+  ASSIGN_OR_RETURN(auto model, state_->FindModel(request.model));
+  const int positions = state_->base->config().positions_max;
   const int64_t slots = int64_t{state_->options.blocks} * kernels::kBlockTokens;
   const int tokens_max = static_cast<int>(std::min<int64_t>(positions, slots));
   RETURN_IF_ERROR(state_->CheckPrompt(request.id, request.prompt, tokens_max - 1));
-  RETURN_IF_ERROR(ValidateSampling(request.sampling, state_->model.config().vocab));
+  RETURN_IF_ERROR(ValidateSampling(request.sampling, state_->base->config().vocab));
   if (request.n < 1 || request.n > kSequencesOfRequestMax) {
     return absl::InvalidArgumentError(
         absl::StrFormat("field 'n': %d is not within [1, %d]", request.n, kSequencesOfRequestMax));
@@ -109,7 +113,7 @@ absl::Status Engine::Submit(GenerateRequest request) {
   auto r = std::make_unique<Request>();
   r->id = request.id;
   r->prompt = std::move(request.prompt);
-  r->adapter = request.adapter;
+  r->model = std::move(model);
   r->tenant_salt = std::move(request.tenant_salt);
   r->reuse_prefix = request.reuse_prefix;
   r->remote_prefill = request.remote_prefill;
@@ -122,7 +126,14 @@ absl::Status Engine::Submit(GenerateRequest request) {
 }
 
 absl::Status Engine::Submit(PrefillRequest request) {
-  const int positions = state_->model.config().positions_max;
+  ASSIGN_OR_RETURN(auto model, state_->FindModel(request.model));
+  if (const Digest& writer = model->prompt_writer.digest();
+      request.writer && *request.writer != writer) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("model '%s': prompts are written by weights %s here, %s were asked for",
+                        request.model, writer.Short(), request.writer->Short()));
+  }
+  const int positions = state_->base->config().positions_max;
   const int64_t slots = int64_t{state_->options.blocks} * kernels::kBlockTokens;
   RETURN_IF_ERROR(state_->CheckPrompt(request.id, request.tokens,
                                       static_cast<int>(std::min<int64_t>(positions, slots))));
@@ -130,7 +141,7 @@ absl::Status Engine::Submit(PrefillRequest request) {
   r->id = request.id;
   r->is_prefill = true;
   r->prompt = std::move(request.tokens);
-  r->adapter = request.adapter;
+  r->model = std::move(model);
   r->tenant_salt = std::move(request.tenant_salt);
   r->reuse_prefix = request.reuse_prefix;
   r->deadline = request.deadline;
@@ -164,14 +175,24 @@ Sequence* Engine::State::FindAwaiting(RequestId id) {
   return leader->phase == Phase::kAwaitingBlocks ? leader : nullptr;
 }
 
+// Who writes the tokens [begin, end), which lie in one block.
+Digest Engine::State::WriterOf(const Sequence& sequence, int begin, int end) const {
+  const Digest& prompt = sequence.request->model->prompt_writer.digest();
+  const Digest& output = sequence.request->model->output_writer.digest();
+  const int boundary = sequence.boundary();
+  if (end <= boundary || prompt == output) return prompt;
+  if (begin >= boundary) return output;
+  return WriterOfMixedBlock(prompt, boundary - begin, output);
+}
+
 const BlockKey& Engine::State::KeyOfFull(Sequence& sequence, int block) {
-  const Request& r = *sequence.request;
   CHECK_LE(static_cast<size_t>(block + 1) * kernels::kBlockTokens, sequence.tokens.size());
   while (static_cast<int>(sequence.keys.size()) <= block) {
-    const size_t begin = sequence.keys.size() * kernels::kBlockTokens;
+    const int begin = static_cast<int>(sequence.keys.size()) * kernels::kBlockTokens;
     sequence.keys.push_back(MakeBlockKey(
         begin == 0 ? BlockKey{} : sequence.keys.back(),
-        std::span(sequence.tokens).subspan(begin, kernels::kBlockTokens), r.writer, r.tenant_salt));
+        std::span(sequence.tokens).subspan(begin, kernels::kBlockTokens),
+        WriterOf(sequence, begin, begin + kernels::kBlockTokens), sequence.request->tenant_salt));
   }
   return sequence.keys[block];
 }
@@ -181,7 +202,7 @@ BlockKey Engine::State::KeyOfPrompt(Sequence& sequence, int block) {
   if (begin + kernels::kBlockTokens <= sequence.goal()) return KeyOfFull(sequence, block);
   const BlockKey parent = block == 0 ? BlockKey{} : KeyOfFull(sequence, block - 1);
   return MakeBlockKey(parent, std::span(sequence.tokens).subspan(begin, sequence.goal() - begin),
-                      sequence.request->writer, sequence.request->tenant_salt);
+                      WriterOf(sequence, begin, sequence.goal()), sequence.request->tenant_salt);
 }
 
 absl::Status Engine::DeliverBlock(RequestId id, int index, const BlockKey& key, uint64_t checksum,
@@ -225,6 +246,7 @@ void Engine::EndDelivery(RequestId id) {
   if (computed > sequence->computed) {
     r.usage.transferred_tokens += computed - sequence->computed;
     state_->counters.prompt_tokens_received += computed - sequence->computed;
+    state_->counters.models[r.model->name].prompt_tokens_received += computed - sequence->computed;
     sequence->computed = computed;
   }
   sequence->delivered.clear();
@@ -263,12 +285,11 @@ bool Engine::Step(absl::FunctionRef<absl::Time()> clock, std::vector<EngineEvent
   return ran;
 }
 
-int Engine::CachedTokens(std::span<const TokenId> tokens, const Adapter* adapter,
+int Engine::CachedTokens(std::span<const TokenId> prompt, const Digest& writer,
                          std::string_view tenant_salt) const {
-  if (tokens.empty()) return 0;
-  const size_t full = (tokens.size() - 1) / kernels::kBlockTokens * kernels::kBlockTokens;
-  const Digest& writer = adapter != nullptr ? adapter->module_digest : state_->model.digest();
-  return state_->pool.MatchPrefix(MakeBlockKeys(tokens.first(full), writer, tenant_salt)) *
+  if (prompt.empty()) return 0;
+  const size_t full = (prompt.size() - 1) / kernels::kBlockTokens * kernels::kBlockTokens;
+  return state_->pool.MatchPrefix(MakeBlockKeys(prompt.first(full), writer, tenant_salt)) *
          kernels::kBlockTokens;
 }
 

@@ -47,7 +47,7 @@ bool Engine::State::Place(Sequence& sequence) {
   sequence.blocks = std::move(blocks);
   sequence.published = found;
   sequence.computed = found * kernels::kBlockTokens;
-  counters.prompt_tokens_cached += sequence.computed;
+  CountReuse(sequence);
   if (r.is_prefill && sequence.goal() % kernels::kBlockTokens != 0) {
     // The open block travels whole: nothing of its former tenant may.
     std::memset(memory.data() + sequence.blocks.back() * shape.block_bytes(), 0,
@@ -65,7 +65,8 @@ bool Engine::State::Place(Sequence& sequence) {
   } else if (r.remote_prefill && sequence.index == 0) {
     sequence.phase = Phase::kAwaitingBlocks;
     sequence.delivered.assign(BlocksFor(sequence.goal()), false);
-    Emit(NeedPrefillEvent{.id = r.id, .first_token = sequence.computed});
+    Emit(NeedPrefillEvent{
+        .id = r.id, .writer = r.model->prompt_writer.digest(), .first_token = sequence.computed});
   } else if (r.is_prefill && found > 0) {
     ReportPrefill(sequence, /*done=*/false);
   }
@@ -96,6 +97,7 @@ void Engine::State::Publish(Sequence& sequence) {
     if (!r.reuse_prefix) break;
     const BlockKey& key = KeyOfFull(sequence, i);
     pool.Publish(sequence.blocks[i], key, i == 0 ? BlockKey{} : sequence.keys[i - 1]);
+    published_by[sequence.blocks[i]] = r.model->name;
   }
   sequence.published = full;
 }

@@ -9,9 +9,9 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "base/hash.h"
 #include "base/token.h"
 #include "cache/block_key.h"
-#include "model/adapter.h"
 
 namespace chorale {
 
@@ -47,8 +47,8 @@ inline constexpr int kLogprobsMax = 20;
 // Generate from a prompt. With n > 1, sequence i draws with its own stream of the seed.
 struct GenerateRequest {
   RequestId id = 0;
+  std::string model;  // by name, as of the moment of submission
   std::vector<TokenId> prompt;
-  const Adapter* adapter = nullptr;  // null: the base
   SamplingParams sampling;
   int n = 1;
   std::string tenant_salt;
@@ -57,12 +57,15 @@ struct GenerateRequest {
   absl::Time deadline = absl::InfiniteFuture();
 };
 
-// Write the K/V of a prompt and hold its blocks until the request is released. `tokens` is the
-// prompt without its last token: decode begins with that one, and its weights write its K/V.
+// Write the K/V of a prompt with a model's prompt writer, and hold its blocks until the request is
+// released. `tokens` is the prompt without its last token: decode begins with that one, and its
+// weights write its K/V.
 struct PrefillRequest {
   RequestId id = 0;
+  std::string model;
+  // What the one who asks takes for the model's prompt writer; unset: whatever it is here.
+  std::optional<Digest> writer;
   std::vector<TokenId> tokens;
-  const Adapter* adapter = nullptr;
   std::string tenant_salt;
   bool reuse_prefix = true;
   absl::Time deadline = absl::InfiniteFuture();
@@ -119,6 +122,7 @@ struct FinishEvent {
 // first_token is a multiple of kBlockTokens: what lies before it was found here.
 struct NeedPrefillEvent {
   RequestId id = 0;
+  Digest writer;  // the model's prompt writer
   int first_token = 0;
 };
 

@@ -12,6 +12,7 @@
 #include "engine/request.h"
 #include "engine/sampler.h"
 #include "engine/text_stream.h"
+#include "model/module.h"
 
 namespace chorale {
 
@@ -43,6 +44,8 @@ struct Sequence {
 
   // Tokens whose K/V must be there before the next phase: decoding begins with the last token.
   int goal() const;
+  // How many of `tokens` the model's prompt writer writes; its output writer writes the others.
+  int boundary() const;
 };
 
 // The requests of both kinds.
@@ -50,8 +53,7 @@ struct Request {
   RequestId id = 0;
   bool is_prefill = false;
   std::vector<TokenId> prompt;
-  const Adapter* adapter = nullptr;
-  Digest writer;  // of the K/V that this request's module computes
+  std::shared_ptr<const Model> model;
   std::string tenant_salt;
   bool reuse_prefix = true;
   bool remote_prefill = false;  // until the blocks were delivered
@@ -62,6 +64,10 @@ struct Request {
   Usage usage;
   Timing timing;
 };
+
+inline int Sequence::boundary() const {
+  return static_cast<int>(request->prompt.size()) - (request->is_prefill ? 0 : 1);
+}
 
 inline int Sequence::goal() const {
   return static_cast<int>(tokens.size()) - (request->is_prefill ? 0 : 1);

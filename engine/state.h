@@ -11,11 +11,19 @@
 #include "absl/container/flat_hash_map.h"
 #include "engine/engine.h"
 #include "engine/sequence.h"
+#include "model/forward.h"
 
 namespace chorale {
 
 struct Engine::State {
-  State(const EngineOptions& options, Model& model, const Tokenizer* tokenizer);
+  State(const EngineOptions& options, std::shared_ptr<const Transformer> base,
+        kernels::ThreadPool& threads, const Tokenizer* tokenizer);
+
+  // Models: models.cc.
+  absl::StatusOr<std::shared_ptr<const Model>> FindModel(const std::string& name) const;
+  bool IsRetired(const Request& request) const;
+  void CountReuse(const Sequence& sequence);
+  void CountPass(size_t begin, size_t end);
 
   // Requests: engine.cc.
   absl::Status CheckPrompt(RequestId id, std::span<const TokenId> prompt, int room) const;
@@ -24,6 +32,7 @@ struct Engine::State {
   Request* Find(RequestId id);
   // The only sequence of a request that awaits blocks; null when there is none.
   Sequence* FindAwaiting(RequestId id);
+  Digest WriterOf(const Sequence& sequence, int begin, int end) const;
   const BlockKey& KeyOfFull(Sequence& sequence, int block);
   // Of a block of the tokens before the goal; the last one may be open.
   BlockKey KeyOfPrompt(Sequence& sequence, int block);
@@ -46,16 +55,23 @@ struct Engine::State {
   bool PreemptYoungest();
   void Admit();
   void BuildBatch();
+  struct BatchEntry;
+  BatchSequence RowsOf(const BatchEntry& entry) const;
+  void RunBatch();
   void Advance(Sequence& sequence, int rows, std::span<float> logits);
   void TakeToken(Sequence& sequence, std::span<float> logits);
 
   const EngineOptions options;
-  Model& model;
+  const std::shared_ptr<const Transformer> base;
   const Tokenizer* const tokenizer;
   const kernels::KvShape shape;
   kernels::Buffer memory;
   kernels::KvMemory kv;
   BlockPool pool;
+  // The name of the model whose request published a block.
+  std::vector<std::string> published_by;
+  ForwardPass forward;
+  std::map<std::string, std::shared_ptr<const Model>> models;
 
   absl::flat_hash_map<RequestId, std::unique_ptr<Request>> requests;
   std::set<std::pair<absl::Time, RequestId>> deadlines;
@@ -69,6 +85,7 @@ struct Engine::State {
   struct BatchEntry {
     Sequence* sequence = nullptr;
     int rows = 0;
+    const Module* writer = nullptr;
   };
   std::vector<BatchEntry> batch;
   std::vector<BatchSequence> model_batch;

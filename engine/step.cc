@@ -1,5 +1,6 @@
 // One step: expire, make room, admit, run a batch, and take what came of it.
 #include <algorithm>
+#include <tuple>
 
 #include "base/check.h"
 #include "engine/state.h"
@@ -17,15 +18,17 @@ bool Engine::State::Step(absl::FunctionRef<absl::Time()> clock) {
   Admit();
   BuildBatch();
   if (batch.empty()) return preempted;
-  model.Forward(model_batch, kv, logits);
+  RunBatch();
   now = clock();
   ++counters.steps;
   size_t row = 0;
-  const size_t vocab = model.config().vocab;
-  for (size_t i = 0; i < batch.size(); ++i) {
+  const size_t vocab = base->config().vocab;
+  for (const BatchEntry& entry : batch) {
     std::span<float> own;
-    if (model_batch[i].wants_logits) own = std::span(logits).subspan(row++ * vocab, vocab);
-    Advance(*batch[i].sequence, batch[i].rows, own);
+    if (entry.sequence->phase == Phase::kDecoding) {
+      own = std::span(logits).subspan(row++ * vocab, vocab);
+    }
+    Advance(*entry.sequence, entry.rows, own);
   }
   return true;
 }
@@ -88,32 +91,56 @@ void Engine::State::BuildBatch() {
   int budget = options.step_tokens_max;
   for (const auto& [order, sequence] : running) {
     if (sequence->phase != Phase::kDecoding) continue;
-    batch.push_back({sequence, 1});
-    --budget;
+    const Model& model = *sequence->request->model;
+    batch.push_back({.sequence = sequence, .rows = 1, .writer = &model.output_writer});
+    budget -= model.has_reader() ? 2 : 1;
   }
   for (const auto& [order, sequence] : running) {
     if (sequence->phase != Phase::kPrefilling || budget <= 0) continue;
-    const int rows =
-        std::min({options.chunk_tokens_max, budget, sequence->goal() - sequence->computed});
-    batch.push_back({sequence, rows});
+    // What a preempted sequence had generated is written again by the output writer.
+    const Model& model = *sequence->request->model;
+    const bool in_prompt = sequence->computed < sequence->boundary();
+    const int end = in_prompt ? sequence->boundary() : sequence->goal();
+    const int rows = std::min({options.chunk_tokens_max, budget, end - sequence->computed});
+    batch.push_back({.sequence = sequence,
+                     .rows = rows,
+                     .writer = in_prompt ? &model.prompt_writer : &model.output_writer});
     budget -= rows;
   }
-  // Rows of one adapter side by side are one group of the adapter kernel.
-  const auto writer = [](const BatchEntry& entry) -> const Digest& {
-    return entry.sequence->request->writer;
+  // Entries of the same weights side by side are one pass, rows of the same adapter in it one group
+  // of the adapter kernel.
+  const auto order = [](const BatchEntry& entry) {
+    const Model& model = *entry.sequence->request->model;
+    return std::tie(entry.writer->transformer->digest(), entry.writer->digest(),
+                    model.predictor.digest());
   };
   std::stable_sort(batch.begin(), batch.end(),
-                   [&](const BatchEntry& a, const BatchEntry& b) { return writer(a) < writer(b); });
-  model_batch.clear();
-  for (const BatchEntry& entry : batch) {
-    const Sequence& sequence = *entry.sequence;
-    model_batch.push_back(
-        {.tokens = std::span(sequence.tokens).subspan(sequence.computed, entry.rows),
-         .context = sequence.computed,
-         .blocks = sequence.blocks,
-         .adapter = sequence.request->adapter,
-         .wants_logits = sequence.phase == Phase::kDecoding});
-    counters.rows += entry.rows;
+                   [&](const BatchEntry& a, const BatchEntry& b) { return order(a) < order(b); });
+}
+
+BatchSequence Engine::State::RowsOf(const BatchEntry& entry) const {
+  const Sequence& sequence = *entry.sequence;
+  const Model& model = *sequence.request->model;
+  const bool decoding = sequence.phase == Phase::kDecoding;
+  return {.tokens = std::span(sequence.tokens).subspan(sequence.computed, entry.rows),
+          .context = sequence.computed,
+          .blocks = sequence.blocks,
+          .adapter = entry.writer->adapter.get(),
+          .reader = decoding && model.has_reader() ? model.predictor.adapter.get() : nullptr,
+          .wants_logits = decoding};
+}
+
+// One pass for each set of base weights in the batch.
+void Engine::State::RunBatch() {
+  logits.clear();
+  for (size_t begin = 0, end = 0; begin < batch.size(); begin = end) {
+    const Transformer& transformer = *batch[begin].writer->transformer;
+    model_batch.clear();
+    while (end < batch.size() && batch[end].writer->transformer->digest() == transformer.digest()) {
+      model_batch.push_back(RowsOf(batch[end++]));
+    }
+    forward.Run(transformer, model_batch, kv, logits);
+    CountPass(begin, end);
   }
 }
 
@@ -126,6 +153,7 @@ void Engine::State::Advance(Sequence& sequence, int rows, std::span<float> own_l
   }
   sequence.request->usage.computed_tokens += rows;
   counters.prompt_tokens_computed += rows;
+  counters.models[sequence.request->model->name].prompt_tokens_computed += rows;
   if (sequence.computed == sequence.goal()) {
     EndPrompt(sequence);
   } else if (sequence.request->is_prefill) {
@@ -135,7 +163,7 @@ void Engine::State::Advance(Sequence& sequence, int rows, std::span<float> own_l
 
 void Engine::State::TakeToken(Sequence& sequence, std::span<float> own_logits) {
   Request& r = *sequence.request;
-  Sampler::Choice choice = sequence.sampler->Choose(own_logits, model.kernels());
+  Sampler::Choice choice = sequence.sampler->Choose(own_logits, base->kernels());
   sequence.tokens.push_back(choice.token);
   ++r.usage.completion_tokens;
   ++counters.tokens_generated;
@@ -144,7 +172,8 @@ void Engine::State::TakeToken(Sequence& sequence, std::span<float> own_logits) {
     return std::find(ids.begin(), ids.end(), choice.token) != ids.end();
   };
   const bool ends =
-      (!r.sampling.ignore_eos && among(model.config().eos_ids)) || among(r.sampling.stop_tokens);
+      (!r.sampling.ignore_eos && among(r.model->predictor.transformer->config().eos_ids)) ||
+      among(r.sampling.stop_tokens);
   TokenEvent event{.id = r.id, .index = sequence.index, .token = choice.token};
   if (!ends && sequence.text) event.text = sequence.text->Add(choice.token);
   event.logprob = choice.logprob;

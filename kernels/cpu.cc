@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "kernels/cpu_loops.h"
+#include "kernels/cpu_quantized.h"
 #include "kernels/tables.h"
 
 namespace chorale::kernels {
@@ -117,6 +118,7 @@ PackedMatrix Pack(std::span<const MatrixView> parts, DType dtype, ThreadPool& po
 }
 
 void Embed(const PackedMatrix& w, std::span<const int32_t> ids, float* out, ThreadPool& pool) {
+  if (IsQuantized(w.dtype)) return EmbedQuantized(w, ids, out, pool);
   // A row is strewn over its panel, a cache line for each step: dear enough to count eightfold.
   ForRanges(pool, static_cast<int>(ids.size()), 8 * int64_t{w.cols}, [&](int i, int end) {
     for (; i < end; ++i) {
@@ -139,6 +141,7 @@ void Embed(const PackedMatrix& w, std::span<const int32_t> ids, float* out, Thre
 }
 
 MatmulLoop LoopOver(const PackedMatrix& w) {
+  CHECK(!IsQuantized(w.dtype));
   return {.w = reinterpret_cast<const float*>(w.data.data()),
           .features = w.rows,
           .steps = Steps(w.dtype, w.cols),
@@ -150,6 +153,7 @@ void Matmul(const CpuLoops& loops, const MatmulArgs& args, ThreadPool& pool) {
   CHECK_GE(args.x_stride, w.cols);
   CHECK_GE(args.y_stride, w.rows);
   if (args.m == 0) return;
+  if (IsQuantized(w.dtype)) return MatmulQuantized(loops, args, pool);
   MatmulLoop loop = LoopOver(w);
   loop.x = args.x;
   loop.x_stride = args.x_stride;
@@ -256,8 +260,8 @@ std::vector<AttentionTask> CutAttention(const AttentionArgs& args) {
   const int group = args.heads / args.kv.shape.kv_heads;
   for (const SequenceRows& seq : args.sequences) {
     // The last rows see the most tokens: they go first, so that no long task is left to the end.
-    for (int end = seq.rows * group; end > 0; end -= kQueriesPerTask) {
-      const int tokens = seq.context + (end - 1) / group + 1;
+    for (int end = seq.queries() * group; end > 0; end -= kQueriesPerTask) {
+      const int tokens = seq.visible((end - 1) / group);
       for (int h = 0; h < args.kv.shape.kv_heads; ++h) {
         tasks.push_back({.seq = &seq,
                          .kv_head = h,
@@ -288,11 +292,13 @@ void AttendSegment(const CpuLoops& loops, const AttentionArgs& args, const Atten
   const KvShape& shape = args.kv.shape;
   const SequenceRows& seq = *task.seq;
   const int group = args.heads / shape.kv_heads;
-  const int tokens = seq.context + (task.query_end - 1) / group + 1;
+  const int tokens = seq.visible((task.query_end - 1) / group);
   const auto* tiles = reinterpret_cast<const unsigned char*>(args.kv.data);
   loops.attend(
       {.q = args.q + seq.row_begin * args.q_stride + int64_t{task.kv_head} * group * shape.head_dim,
        .q_stride = args.q_stride,
+       .rows = seq.rows,
+       .reader = (seq.reader_row - seq.row_begin) * args.q_stride,
        .group = group,
        .query_begin = task.query_begin,
        .query_end = task.query_end,
@@ -327,9 +333,8 @@ void WriteAttention(const CpuLoops& loops, const AttentionArgs& args, const Atte
   for (int i = 0; i < task.query_end - task.query_begin; ++i) {
     const int query = task.query_begin + i;
     const int64_t head = int64_t{task.kv_head} * group + query % group;
-    loops.scale(
-        result.mixed + int64_t{i} * head_dim, 1 / result.sum[i], head_dim,
-        args.out + (task.seq->row_begin + query / group) * args.out_stride + head * head_dim);
+    loops.scale(result.mixed + int64_t{i} * head_dim, 1 / result.sum[i], head_dim,
+                args.out + task.seq->row_of(query / group) * args.out_stride + head * head_dim);
   }
 }
 
@@ -449,6 +454,7 @@ const Kernels* TableOf() {
   static const Kernels kTable = {
       .name = kLoops().name,
       .pack = Pack,
+      .pack_quantized = PackQuantized,
       .embed = Embed,
       .matmul = [](const MatmulArgs& args, ThreadPool& pool) { Matmul(kLoops(), args, pool); },
       .rms_norm = [](const RmsNormArgs& args, ThreadPool& pool) { RmsNorm(kLoops(), args, pool); },
@@ -474,7 +480,8 @@ std::vector<const Kernels*> CpuKernels() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2) tables.push_back(TableOf<Avx2Loops>());
   const bool avx512 = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16");
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16") &&
+                      __builtin_cpu_supports("avx512vnni");
   if (avx2 && avx512) tables.push_back(TableOf<Avx512Loops>());
 #endif
   return tables;

@@ -39,11 +39,50 @@ struct MatmulLoop {
   int panel_end;
 };
 
+// A packed quantised matrix is cut into strips of kStrip output features, the last filled up with
+// scales of zero. A strip holds one group of columns after the other (quantize.h): first the bf16
+// scales of its features, then their codes,
+//
+//   int8: word (step k, feature n)     = codes of columns 4 k .. 4 k + 3, one to a byte
+//   int4: word (step k / 2, feature n) = the same of an even step k in the low halves of its bytes,
+//                                        of step k + 1 in the high ones
+//
+// at word step * kStrip + n. A thread reads its strips front to back: one stream from memory.
+//
+// Rows of x come in blocks of kBlockRows, the last with those that are left. Of each group of
+// columns a block of r rows holds codes [r][kGroupColumns], then f32 scales [r], then starts [r]:
+// the sum of a row's codes times minus the offset of w's codes. A result's sum begins with it, so
+// that w's codes need not be made signed.
+inline constexpr int kStrip = 32;
+inline constexpr int kGroupColumns = 32;
+inline constexpr int kBlockRows = 8;
+inline constexpr int kRoundedGroupBytes = kGroupColumns + 4 + 4;  // of one row
+// Of one group of a strip.
+inline constexpr int kInt8GroupBytes = kStrip * (2 + kGroupColumns);
+inline constexpr int kInt4GroupBytes = kStrip * (2 + kGroupColumns / 2);
+
+struct QuantizedLoop {
+  const unsigned char* w;  // the whole packed matrix
+  int features;            // its rows
+  int groups;              // of columns
+  bool int4;
+  const unsigned char* x;
+  int m;
+  float* y;
+  int64_t y_stride;
+  const float* bias;  // or null
+  bool accumulate;
+  int strip_begin;
+  int strip_end;
+};
+
 // Attention of some queries to one stretch of a sequence's tokens. Query i is head i % group of the
 // kv head's group in row i / group; it sees tokens up to and including context + i / group.
 struct AttentionLoop {
   const float* q;  // row 0, first head of the group
   int64_t q_stride;
+  int rows;        // of the sequence; a reader row comes after them
+  int64_t reader;  // elements from row 0 to the reader row
   int group;
   int query_begin;
   int query_end;
@@ -73,6 +112,10 @@ struct CpuLoops {
   // Rounds n values to bf16, to nearest even; an odd n gets a zero after it.
   void (*round_pairs)(const float* x, int n, float* words);
   void (*matmul)(const MatmulLoop& loop);
+  // Rounds 1 to kBlockRows rows of x into a block.
+  void (*round_groups)(const float* x, int64_t x_stride, int rows, int cols, bool int4,
+                       unsigned char* block);
+  void (*quantized_matmul)(const QuantizedLoop& loop);
   void (*attend)(const AttentionLoop& loop);
   // Joins stretch b of one query into stretch a: {highest, sum, mixed[n]}.
   void (*join)(float* a_highest, float* a_sum, float* a_mixed, float b_highest, float b_sum,

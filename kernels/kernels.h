@@ -16,12 +16,16 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/quantize.h"
 #include "kernels/tensor.h"
 #include "kernels/thread_pool.h"
 
 namespace chorale::kernels {
 
-// y[m, w.rows] = x[m, w.cols] * w^T (+ bias).
+// y[m, w.rows] = x[m, w.cols] * w^T (+ bias). w may be f32, bf16 or quantised. With quantised
+// weights the cpu tables round x as well: to 8 bits, each row in groups of kQuantGroup with a scale
+// of their own, the group's largest magnitude / 127. A group of x that holds a NaN or an infinity
+// makes its row of y NaN.
 struct MatmulArgs {
   const PackedMatrix& w;
   const float* x = nullptr;
@@ -66,6 +70,14 @@ struct SequenceRows {
   int rows = 0;
   int context = 0;  // tokens of this sequence in the cache before the first of these rows
   const BlockId* blocks = nullptr;  // ceil((context + rows) / kBlockTokens) of them
+  // A further row that asks what the last of these may see and stores nothing, or -1: the reader
+  // beside the writer (ICaRus, arXiv 2603.13281, section 3). Both ask in one pass over the K/V.
+  int reader_row = -1;
+
+  int queries() const { return rows + (reader_row >= 0 ? 1 : 0); }
+  int row_of(int query) const { return query < rows ? row_begin + query : reader_row; }
+  // How many tokens a query sees.
+  int visible(int query) const { return context + (query < rows ? query : rows - 1) + 1; }
 };
 
 // Writes the keys and values of new tokens into their blocks, rounding to the blocks' dtype.
@@ -81,7 +93,7 @@ struct StoreKvArgs {
 
 // Causal attention with grouped queries over paged blocks (PagedAttention, section 4.1; GQA,
 // section 2.2). Row i of a sequence sees its context and rows 0..i, which StoreKv has already
-// stored.
+// stored; its reader row sees them all.
 struct AttentionArgs {
   const float* q = nullptr;  // [rows, heads, head_dim], rows q_stride apart
   int64_t q_stride = 0;
@@ -129,7 +141,10 @@ struct Kernels {
 
   // Packs the row-wise concatenation of `parts`, which have the same cols, to `dtype` (kF32/kBF16).
   PackedMatrix (*pack)(std::span<const MatrixView> parts, DType dtype, ThreadPool& pool);
+  // The same for quantised parts, which have the same cols and dtype.
+  PackedMatrix (*pack_quantized)(std::span<const QuantizedView> parts, ThreadPool& pool);
   // out[i, :] = row ids[i] of w, ids within [0, w.rows): embedding lookup in a packed matrix.
+  // A quantised w gives scale * q exactly.
   void (*embed)(const PackedMatrix& w, std::span<const int32_t> ids, float* out, ThreadPool& pool);
   void (*matmul)(const MatmulArgs& args, ThreadPool& pool);
   void (*rms_norm)(const RmsNormArgs& args, ThreadPool& pool);

@@ -48,6 +48,15 @@ void SetElement(void* data, DType dtype, int64_t index, float value) {
 
 // Row `row` of `w`, widened into `out`.
 void WidenRow(const PackedMatrix& w, int row, float* out) {
+  if (IsQuantized(w.dtype)) {
+    DequantizeRow({.codes = reinterpret_cast<const uint8_t*>(w.data.data()),
+                   .scales = w.data.data() + w.rows * CodeBytesOfRow(w.dtype, w.cols),
+                   .rows = w.rows,
+                   .cols = w.cols,
+                   .dtype = w.dtype},
+                  row, out);
+    return;
+  }
   const int64_t begin = int64_t{row} * w.cols;
   if (w.dtype == DType::kF32) {
     std::memcpy(out, reinterpret_cast<const float*>(w.data.data()) + begin, sizeof(float) * w.cols);
@@ -85,6 +94,29 @@ PackedMatrix Pack(std::span<const MatrixView> parts, DType dtype, ThreadPool& po
       }
     });
     out_row += part.rows;
+  }
+  return w;
+}
+
+// All codes, then all scales.
+PackedMatrix PackQuantized(std::span<const QuantizedView> parts, ThreadPool&) {
+  CHECK(!parts.empty());
+  PackedMatrix w{.rows = 0, .cols = parts[0].cols, .dtype = parts[0].dtype};
+  CHECK(IsQuantized(w.dtype));
+  for (const QuantizedView& part : parts) {
+    CHECK_EQ(part.cols, w.cols);
+    CHECK(part.dtype == w.dtype);
+    w.rows += part.rows;
+  }
+  const int64_t code_bytes = CodeBytesOfRow(w.dtype, w.cols);
+  const int64_t scale_bytes = QuantGroups(w.cols) * int64_t{sizeof(uint16_t)};
+  w.data = Buffer(static_cast<size_t>(w.rows * (code_bytes + scale_bytes)));
+  std::byte* scales = w.data.data() + w.rows * code_bytes;
+  int64_t row = 0;
+  for (const QuantizedView& part : parts) {
+    std::memcpy(w.data.data() + row * code_bytes, part.codes, part.rows * code_bytes);
+    std::memcpy(scales + row * scale_bytes, part.scales, part.rows * scale_bytes);
+    row += part.rows;
   }
   return w;
 }
@@ -175,12 +207,14 @@ void StoreKv(const StoreKvArgs& args, ThreadPool&) {
 }
 
 // One query of one head over tokens [0, tokens) of its sequence.
-void Attend(const AttentionArgs& args, const SequenceRows& seq, int row, int head, int tokens) {
+void Attend(const AttentionArgs& args, const SequenceRows& seq, int query, int head) {
+  const int tokens = seq.visible(query);
+  const int row = seq.row_of(query);
   const KvShape& shape = args.kv.shape;
   const int kv_head = head / (args.heads / shape.kv_heads);
   const int64_t at = int64_t{head} * shape.head_dim;
-  const float* q = args.q + (seq.row_begin + row) * args.q_stride + at;
-  float* out = args.out + (seq.row_begin + row) * args.out_stride + at;
+  const float* q = args.q + row * args.q_stride + at;
+  float* out = args.out + row * args.out_stride + at;
   std::vector<double> p(tokens);
   double highest = -std::numeric_limits<double>::infinity();
   for (int t = 0; t < tokens; ++t) {
@@ -210,10 +244,8 @@ void Attend(const AttentionArgs& args, const SequenceRows& seq, int row, int hea
 void Attention(const AttentionArgs& args, ThreadPool& pool) {
   CHECK_EQ(args.heads % args.kv.shape.kv_heads, 0);
   for (const SequenceRows& seq : args.sequences) {
-    pool.ParallelFor(seq.rows * args.heads, [&](int task) {
-      const int row = task / args.heads;
-      Attend(args, seq, row, task % args.heads, seq.context + row + 1);
-    });
+    pool.ParallelFor(seq.queries() * args.heads,
+                     [&](int task) { Attend(args, seq, task / args.heads, task % args.heads); });
   }
 }
 
@@ -286,6 +318,7 @@ const Kernels& ReferenceKernels() {
   static constexpr Kernels kTable = {
       .name = "reference",
       .pack = Pack,
+      .pack_quantized = PackQuantized,
       .embed = Embed,
       .matmul = Matmul,
       .rms_norm = RmsNorm,

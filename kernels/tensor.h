@@ -5,12 +5,20 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/check.h"
+
 namespace chorale::kernels {
 
-enum class DType : uint8_t { kF32, kF16, kBF16 };
+// The last two are for weights alone: whole numbers with a scale to a group, see quantize.h.
+enum class DType : uint8_t { kF32, kF16, kBF16, kI8, kI4 };
 
-constexpr int BytesOf(DType t) { return t == DType::kF32 ? 4 : 2; }
-const char* NameOf(DType t);  // "f32", "f16", "bf16"
+constexpr bool IsQuantized(DType t) { return t == DType::kI8 || t == DType::kI4; }
+// Of one element; only for types of which an element stands alone.
+inline int BytesOf(DType t) {
+  CHECK(!IsQuantized(t));
+  return t == DType::kF32 ? 4 : 2;
+}
+const char* NameOf(DType t);  // "f32", "f16", "bf16", "int8", "int4"
 
 float BF16ToF32(uint16_t bits);
 uint16_t F32ToBF16(float value);  // rounds to nearest even; NaN stays NaN
@@ -44,7 +52,8 @@ class Buffer {
 };
 
 // A weight matrix in the layout that the kernels which packed it read fastest. Only those kernels
-// may read it. dtype is kF32 or kBF16; an f16 checkpoint is widened to f32, which is exact.
+// may read it. dtype is kF32 or kBF16 (an f16 checkpoint is widened to f32, which is exact), or kI8
+// or kI4, data then holding the scales of the groups too.
 struct PackedMatrix {
   int rows = 0;  // output features
   int cols = 0;  // input features

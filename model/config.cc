@@ -8,9 +8,12 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "model/quantized_tensor.h"
 
 namespace chorale {
 namespace {
+
+constexpr std::string_view kQuantizationField = "quantization_config";
 
 // Far beyond any model of these architectures, and small enough that no product of two of them, nor
 // the bytes of a block, comes near an overflow.
@@ -63,7 +66,7 @@ constexpr std::array<Architecture, 4> kArchitectures = {{
 
 std::string Shown(const Json& value) { return DumpJson(value).substr(0, 80); }
 
-bool IsSet(const Json& object, const char* field) {
+bool IsSet(const Json& object, std::string_view field) {
   const auto it = object.find(field);
   return it != object.end() && !it->is_null();
 }
@@ -283,9 +286,11 @@ absl::Status RefuseUnknownParts(const Json& json) {
     return absl::UnimplementedError(
         absl::StrFormat("field 'partial_rotary_factor': %g is not known; 1 is", share));
   }
-  for (const char* field : {"quantization_config", "compression_config"}) {
+  for (const std::string_view field :
+       {kQuantizationField, std::string_view("compression_config")}) {
     if (!IsSet(json, field)) continue;
     const Json& quantization = json[field];
+    if (field == kQuantizationField && QuantizationFromJson(quantization)) continue;
     const auto method = JsonString(quantization, "quant_method", Shown(quantization));
     return absl::UnimplementedError(absl::StrFormat(
         "field '%s': quantisation '%s' is not known; use the checkpoint in f32, f16 or bf16", field,
@@ -336,6 +341,9 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const Json& json) {
   config.qk_norm = a->qk_norm;
   ASSIGN_OR_RETURN(const std::string dtype, JsonString(json, "dtype", ""));
   ASSIGN_OR_RETURN(config.dtype, JsonString(json, "torch_dtype", dtype));
+  if (IsSet(json, kQuantizationField)) {
+    config.quantization = QuantizationFromJson(json[kQuantizationField]);
+  }
   RETURN_IF_ERROR(AddEosIds(json, config));
   return config;
 }

@@ -1,6 +1,7 @@
 // What a checkpoint's config.json says about its model, checked.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,8 @@ struct ModelConfig {
   bool qk_norm = false;
   std::vector<TokenId> eos_ids;  // config.json and generation_config.json
   std::string dtype;             // torch_dtype as written, empty when absent
+  // What the matrices of the checkpoint are in, when `chorale convert` wrote it (kI8, kI4).
+  std::optional<kernels::DType> quantization;
 
   int q_size() const { return heads * head_dim; }
   int kv_size() const { return kv_heads * head_dim; }

@@ -1,53 +1,74 @@
 // One forward pass over a batch: the order of the operations, and their scratch memory.
+//
+//   tokens -> embed -> layers x (norm, qkv, rope, store K/V, attention, out, norm, swiglu) -> norm
+//          -> logits of the rows that ask for them
+//
+// A batch mixes prompt chunks and single decode rows of any sequences, each with its own adapter or
+// none. A sequence with a reader (ICaRus) has one more row: the last token goes through the base
+// weights twice in the same matrix products, once to write its K/V and once, with the reader's
+// adapter, to predict.
 #pragma once
 
 #include <span>
 #include <vector>
 
+#include "base/token.h"
 #include "kernels/kernels.h"
-#include "model/model.h"
-#include "model/rope.h"
-#include "model/weights.h"
+#include "model/adapter.h"
+#include "model/transformer.h"
 
 namespace chorale {
 
-// Everything is borrowed and must outlive the Forward. Not thread safe.
+// Rows of one batch that belong to one sequence.
+struct BatchSequence {
+  std::span<const TokenId> tokens;           // the new rows; their K/V are written
+  int context = 0;                           // tokens already in the blocks
+  std::span<const kernels::BlockId> blocks;  // ceil((context + tokens) / kBlockTokens) at least
+  const Adapter* adapter = nullptr;          // writes the K/V; null: the base
+  const Adapter* reader = nullptr;           // predicts; null: what writes also predicts
+  bool wants_logits = false;                 // of the last row
+};
+
+// Not thread safe: one engine owns a ForwardPass. `pool` must outlive it.
 class ForwardPass {
  public:
-  ForwardPass(const ModelConfig& config, const Weights& weights, const Rope& rope,
-              const kernels::Kernels& kernels, kernels::ThreadPool& pool);
+  explicit ForwardPass(kernels::ThreadPool& pool) : pool_(pool) {}
 
-  // As Model::Forward.
-  void Run(std::span<const BatchSequence> batch, kernels::KvMemory kv, std::vector<float>& logits);
+  // Writes K/V of every row into `kv`, whose shape is the transformer's, and appends the logits of
+  // the sequences that want them, [count of wants_logits, vocab], in batch order.
+  void Run(const Transformer& transformer, std::span<const BatchSequence> batch,
+           kernels::KvMemory kv, std::vector<float>& logits);
 
  private:
   void Begin(std::span<const BatchSequence> batch);
-  void Qkv(int layer, const LayerWeights& weights);
+  void AddReaders(std::span<const BatchSequence> batch);
+  void SizeScratch();
+  void Qkv(int layer);
   void Attend(int layer, kernels::KvMemory kv);
-  void Project(int layer, const LayerWeights& weights);
-  void FeedForward(int layer, const LayerWeights& weights);
+  void Project(int layer);
+  void FeedForward(int layer);
   void Logits(std::vector<float>& logits);
   void KeepRowsWithLogits(std::span<const BatchSequence> batch);
 
+  const ModelConfig& config() const { return transformer_->config(); }
+  const LayerWeights& weights(int layer) const { return transformer_->weights().layers[layer]; }
+  const kernels::Kernels& kernels() const { return transformer_->kernels(); }
+  int qkv_width() const { return config().q_size() + 2 * config().kv_size(); }
   void Norm(const float* x, const std::vector<float>& weight, float* out);
   void Adapt(int layer, Linear linear, const std::vector<float>& x, int in, float* y,
              int64_t y_stride);
   void AddRows(int row_begin, int rows, const Adapter* adapter);
 
-  const ModelConfig& config_;
-  const Weights& weights_;
-  const Rope& rope_;
-  const kernels::Kernels& kernels_;
   kernels::ThreadPool& pool_;
 
   // The batch under way. Rows of one adapter that lie together are one group.
+  const Transformer* transformer_ = nullptr;
   struct AdapterGroup {
     int row_begin = 0;
     int rows = 0;
     const Adapter* adapter = nullptr;
   };
   int rows_ = 0;
-  int qkv_width_ = 0;
   std::vector<kernels::SequenceRows> sequences_;
   std::vector<AdapterGroup> groups_;
   std::vector<kernels::AdapterRows> adapter_rows_;  // of one linear layer

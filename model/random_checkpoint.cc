@@ -18,6 +18,7 @@
 #include "base/random.h"
 #include "base/status_macros.h"
 #include "model/linears.h"
+#include "model/safetensors_writer.h"
 #include "model/weights.h"
 
 namespace chorale {
@@ -46,18 +47,6 @@ RandomTensor Described(TensorSpec spec) {
   const float fan_in = static_cast<float>(spec.shape[1]);
   const bool embedding = absl::StrContains(spec.name, "embed");
   return {std::move(spec), 0, embedding ? 1.0f : std::sqrt(3.0f / fan_in)};
-}
-
-const char* SafetensorsName(kernels::DType dtype) {
-  switch (dtype) {
-    case kernels::DType::kF32:
-      return "F32";
-    case kernels::DType::kF16:
-      return "F16";
-    case kernels::DType::kBF16:
-      return "BF16";
-  }
-  __builtin_unreachable();
 }
 
 int64_t SizeOf(const TensorSpec& spec) {
@@ -90,31 +79,18 @@ absl::Status WriteText(const std::string& path, const std::string& text) {
   return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat(path, ": cannot write"));
 }
 
-// Format: 8 bytes of header length, a JSON header, the bytes of the tensors.
 absl::Status WriteSafetensors(const std::string& path, const std::vector<RandomTensor>& tensors,
                               kernels::DType dtype, uint64_t seed) {
-  Json header = Json::object();
-  int64_t offset = 0;
+  std::vector<TensorHeader> headers;
   for (const RandomTensor& tensor : tensors) {
-    const int64_t end = offset + SizeOf(tensor.spec) * kernels::BytesOf(dtype);
-    header[tensor.spec.name] = {{"dtype", SafetensorsName(dtype)},
-                                {"shape", tensor.spec.shape},
-                                {"data_offsets", {offset, end}}};
-    offset = end;
+    headers.push_back({tensor.spec.name, SafetensorsName(dtype), tensor.spec.shape,
+                       SizeOf(tensor.spec) * kernels::BytesOf(dtype)});
   }
-  std::string text = DumpJson(header);
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  std::ofstream file(path, std::ios::binary);
-  const uint64_t header_bytes = text.size();
-  file.write(reinterpret_cast<const char*>(&header_bytes), sizeof(header_bytes));
-  file << text;
+  ASSIGN_OR_RETURN(SafetensorsWriter writer, SafetensorsWriter::Create(path, headers));
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const std::vector<std::byte> bytes = RandomBytes(tensors[i], dtype, seed, i);
-    file.write(reinterpret_cast<const char*>(bytes.data()),
-               static_cast<std::streamsize>(bytes.size()));
+    RETURN_IF_ERROR(writer.Append(RandomBytes(tensors[i], dtype, seed, i)));
   }
-  file.flush();
-  return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat(path, ": cannot write"));
+  return writer.Finish();
 }
 
 Json ToJson(const ModelConfig& c, kernels::DType dtype) {
@@ -152,12 +128,21 @@ absl::Status WriteRandomCheckpoint(const std::string& folder, const ModelConfig&
 }
 
 absl::Status WriteRandomAdapter(const std::string& folder, const ModelConfig& config, int rank,
-                                double alpha, uint64_t seed) {
+                                double alpha, uint64_t seed, AdapterTargets targets) {
+  std::vector<Linear> linears;
+  Json names = Json::array();
+  for (int i = 0; i < kLinears; ++i) {
+    const Linear linear = static_cast<Linear>(i);
+    const bool of_kv = linear == Linear::kK || linear == Linear::kV;
+    if (of_kv && targets == AdapterTargets::kReader) continue;
+    linears.push_back(linear);
+    names.push_back(std::string(kLinearNames[i]));
+  }
   std::vector<RandomTensor> tensors;
   for (int layer = 0; layer < config.layers; ++layer) {
-    for (int i = 0; i < kLinears; ++i) {
-      const LinearShape shape = ShapeOf(config, static_cast<Linear>(i));
-      const std::string name = "base_model.model." + ModuleName(layer, static_cast<Linear>(i));
+    for (Linear linear : linears) {
+      const LinearShape shape = ShapeOf(config, linear);
+      const std::string name = "base_model.model." + ModuleName(layer, linear);
       tensors.push_back(Described({name + ".lora_A.weight", {rank, shape.in}}));
       tensors.push_back(Described({name + ".lora_B.weight", {shape.out, rank}}));
     }
@@ -165,17 +150,16 @@ absl::Status WriteRandomAdapter(const std::string& folder, const ModelConfig& co
   const Json json = {{"peft_type", "LORA"},
                      {"r", rank},
                      {"lora_alpha", alpha},
-                     {"target_modules", "all-linear"},
+                     {"target_modules", std::move(names)},
                      {"bias", "none"}};
   RETURN_IF_ERROR(WriteText(folder + "/adapter_config.json", json.dump(2)));
   return WriteSafetensors(folder + "/adapter_model.safetensors", tensors, kernels::DType::kF32,
                           seed);
 }
 
-absl::StatusOr<std::unique_ptr<Model>> MakeRandomModel(const ModelConfig& config,
-                                                       kernels::DType dtype, uint64_t seed,
-                                                       const Model::Options& options,
-                                                       kernels::ThreadPool& pool) {
+absl::StatusOr<std::unique_ptr<const Transformer>> MakeRandomTransformer(
+    const ModelConfig& config, kernels::DType dtype, uint64_t seed,
+    const Transformer::Options& options, kernels::ThreadPool& pool) {
   std::string folder = (std::filesystem::temp_directory_path() / "chorale-model-XXXXXX").string();
   if (::mkdtemp(folder.data()) == nullptr) {
     return absl::UnavailableError(absl::StrCat(folder, ": ", std::strerror(errno)));
@@ -185,7 +169,7 @@ absl::StatusOr<std::unique_ptr<Model>> MakeRandomModel(const ModelConfig& config
     std::filesystem::remove_all(folder, ignored);
   });
   RETURN_IF_ERROR(WriteRandomCheckpoint(folder, config, dtype, seed));
-  return Model::Load(folder, options, pool);
+  return Transformer::Load(folder, options, pool);
 }
 
 }  // namespace chorale

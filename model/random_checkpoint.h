@@ -10,7 +10,7 @@
 #include "kernels/tensor.h"
 #include "model/adapter.h"
 #include "model/config.h"
-#include "model/model.h"
+#include "model/transformer.h"
 
 namespace chorale {
 
@@ -19,15 +19,17 @@ namespace chorale {
 absl::Status WriteRandomCheckpoint(const std::string& folder, const ModelConfig& config,
                                    kernels::DType dtype, uint64_t seed);
 
-// Writes adapter_config.json and adapter_model.safetensors for a model of `config`, with all linear
-// layers as targets.
+// Which linear layers an adapter updates: all, or all but keys and values (a reader of ICaRus).
+enum class AdapterTargets { kAll, kReader };
+
+// Writes adapter_config.json and adapter_model.safetensors for a model of `config`.
 absl::Status WriteRandomAdapter(const std::string& folder, const ModelConfig& config, int rank,
-                                double alpha, uint64_t seed);
+                                double alpha, uint64_t seed,
+                                AdapterTargets targets = AdapterTargets::kAll);
 
 // A model of random weights, by way of a checkpoint in a temporary folder.
-absl::StatusOr<std::unique_ptr<Model>> MakeRandomModel(const ModelConfig& config,
-                                                       kernels::DType dtype, uint64_t seed,
-                                                       const Model::Options& options,
-                                                       kernels::ThreadPool& pool);
+absl::StatusOr<std::unique_ptr<const Transformer>> MakeRandomTransformer(
+    const ModelConfig& config, kernels::DType dtype, uint64_t seed,
+    const Transformer::Options& options, kernels::ThreadPool& pool);
 
 }  // namespace chorale

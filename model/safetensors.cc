@@ -355,8 +355,8 @@ absl::StatusOr<std::unique_ptr<const Checkpoint>> Checkpoint::OpenFile(const std
   return checkpoint;
 }
 
-absl::StatusOr<Tensor> Checkpoint::Get(std::string_view name,
-                                       std::span<const int64_t> shape) const {
+absl::StatusOr<Tensor> Checkpoint::Find(std::string_view name,
+                                        std::span<const int64_t> shape) const {
   const auto it = tensors_.find(std::string(name));
   if (it == tensors_.end()) {
     return absl::NotFoundError(absl::StrFormat("%s: tensor '%s' is missing; expected shape %s",
@@ -368,10 +368,26 @@ absl::StatusOr<Tensor> Checkpoint::Get(std::string_view name,
         path_, name,
         absl::StrFormat("expected shape %s, found %s", ShapeText(shape), ShapeText(tensor.shape)));
   }
+  return tensor;
+}
+
+absl::StatusOr<Tensor> Checkpoint::Get(std::string_view name,
+                                       std::span<const int64_t> shape) const {
+  ASSIGN_OR_RETURN(Tensor tensor, Find(name, shape));
   if (!tensor.dtype) {
     return TensorError(
         path_, name,
         absl::StrFormat("expected dtype F32, F16 or BF16, found %s", tensor.dtype_name));
+  }
+  return tensor;
+}
+
+absl::StatusOr<Tensor> Checkpoint::GetAs(std::string_view name, std::span<const int64_t> shape,
+                                         std::string_view dtype_name) const {
+  ASSIGN_OR_RETURN(Tensor tensor, Find(name, shape));
+  if (tensor.dtype_name != dtype_name) {
+    return TensorError(
+        path_, name, absl::StrFormat("expected dtype %s, found %s", dtype_name, tensor.dtype_name));
   }
   return tensor;
 }

@@ -43,6 +43,9 @@ class Checkpoint {
   // set). NotFound when it is missing; InvalidArgument says expected and found shape or the dtype
   // found.
   absl::StatusOr<Tensor> Get(std::string_view name, std::span<const int64_t> shape) const;
+  // The same for one dtype, by the name it has in the file ("U8").
+  absl::StatusOr<Tensor> GetAs(std::string_view name, std::span<const int64_t> shape,
+                               std::string_view dtype_name) const;
   bool Has(std::string_view name) const;
   // Every tensor, in order of name.
   std::vector<const Tensor*> tensors() const;
@@ -51,6 +54,7 @@ class Checkpoint {
  private:
   struct Mapping;
   explicit Checkpoint(std::string path);
+  absl::StatusOr<Tensor> Find(std::string_view name, std::span<const int64_t> shape) const;
   absl::Status AddFile(const std::string& path);
   absl::Status AddShards(const std::string& model_folder);
   std::string path_;  // as it was opened, for errors

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -10,6 +11,7 @@
 #include "base/status_macros.h"
 #include "model/digest.h"
 #include "model/linears.h"
+#include "model/quantized_tensor.h"
 
 namespace chorale {
 namespace {
@@ -38,19 +40,58 @@ bool HasBias(const ModelConfig& config, Linear linear) {
   }
 }
 
+// The tensors of a checkpoint, in what they are held in here, with the digest of each.
+class Tensors {
+ public:
+  Tensors(const ModelConfig& config, const Checkpoint& checkpoint,
+          std::optional<kernels::DType> quantization, kernels::ThreadPool& pool)
+      : config_(config), checkpoint_(checkpoint), quantization_(quantization), pool_(pool) {}
+
+  // Finds every tensor with its shape, and no other.
+  absl::Status Check();
+
+  bool is_quantized() const { return quantization_.has_value(); }
+  const Tensor& Float(const std::string& name) const { return floats_.at(name); }
+  // A matrix in codes; `name` counts as used with its digest from now on.
+  QuantizedTensor Quantized(const std::string& name);
+  // Of everything; after the last call of Quantized.
+  TensorDigests Digests();
+
+ private:
+  absl::Status CheckQuantized(const TensorSpec& spec);
+
+  const ModelConfig& config_;
+  const Checkpoint& checkpoint_;
+  const std::optional<kernels::DType> quantization_;
+  kernels::ThreadPool& pool_;
+  std::map<std::string, Tensor> floats_;  // those that are read as they are, or quantised here
+  std::map<std::string, kernels::QuantizedView> codes_;  // of a converted checkpoint
+  TensorDigests digests_;
+};
+
 // Packs tensors that are known to be there.
 class Packer {
  public:
-  Packer(const std::map<std::string, Tensor>& tensors, const kernels::Kernels& kernels,
-         kernels::DType dtype, kernels::ThreadPool& pool)
+  Packer(Tensors& tensors, const kernels::Kernels& kernels, kernels::DType dtype,
+         kernels::ThreadPool& pool)
       : tensors_(tensors), kernels_(kernels), dtype_(dtype), pool_(pool) {}
 
   PackedMatrix Matrix(std::initializer_list<std::string> names) const {
+    if (tensors_.is_quantized()) {
+      std::vector<QuantizedTensor> matrices;
+      std::vector<kernels::QuantizedView> views;
+      for (const std::string& name : names) {
+        views.push_back(matrices.emplace_back(tensors_.Quantized(name)).view);
+      }
+      return kernels_.pack_quantized(views, pool_);
+    }
     std::vector<Tensor> matrices;
-    for (const std::string& name : names) matrices.push_back(tensors_.at(name));
+    for (const std::string& name : names) matrices.push_back(tensors_.Float(name));
     return PackTensors(matrices, kernels_, dtype_, pool_);
   }
-  std::vector<float> Vector(const std::string& name) const { return ToFloats(tensors_.at(name)); }
+  std::vector<float> Vector(const std::string& name) const {
+    return ToFloats(tensors_.Float(name));
+  }
 
   LayerWeights Layer(const ModelConfig& config, int layer) const {
     const auto weight = [&](Linear linear) { return ModuleName(layer, linear) + ".weight"; };
@@ -76,60 +117,86 @@ class Packer {
   }
 
  private:
-  const std::map<std::string, Tensor>& tensors_;
+  Tensors& tensors_;
   const kernels::Kernels& kernels_;
   kernels::DType dtype_;
   kernels::ThreadPool& pool_;
 };
 
-absl::StatusOr<std::map<std::string, Tensor>> GetTensors(const ModelConfig& config,
-                                                         const Checkpoint& checkpoint) {
-  std::map<std::string, Tensor> tensors;
-  for (const TensorSpec& spec : RequiredTensors(config)) {
-    ASSIGN_OR_RETURN(tensors[spec.name], checkpoint.Get(spec.name, spec.shape));
+absl::Status Tensors::CheckQuantized(const TensorSpec& spec) {
+  ASSIGN_OR_RETURN(const QuantizedTensor tensor,
+                   GetQuantized(checkpoint_, spec.name, static_cast<int>(spec.shape[0]),
+                                static_cast<int>(spec.shape[1]),
+                                QuantizationOf(spec.name, *config_.quantization)));
+  codes_[spec.name] = tensor.view;
+  return absl::OkStatus();
+}
+
+absl::Status Tensors::Check() {
+  std::set<std::string> expected;
+  for (const TensorSpec& spec : RequiredTensors(config_)) {
+    if (config_.quantization && spec.shape.size() == 2) {
+      RETURN_IF_ERROR(CheckQuantized(spec));
+      expected.insert({spec.name + ".codes", spec.name + ".scales"});
+    } else {
+      ASSIGN_OR_RETURN(floats_[spec.name], checkpoint_.Get(spec.name, spec.shape));
+      expected.insert(spec.name);
+    }
   }
-  for (const Tensor* tensor : checkpoint.tensors()) {
-    if (absl::StartsWith(tensor->name, "model.layers.") && !tensors.contains(tensor->name) &&
+  for (const Tensor* tensor : checkpoint_.tensors()) {
+    if (absl::StartsWith(tensor->name, "model.layers.") && !expected.contains(tensor->name) &&
         !absl::EndsWith(tensor->name, ".rotary_emb.inv_freq")) {
       return absl::InvalidArgumentError(absl::StrFormat(
           "tensor '%s' is in the checkpoint, but a %s with %d layers and this config.json has no "
           "place for it",
-          tensor->name, config.architecture, config.layers));
+          tensor->name, config_.architecture, config_.layers));
     }
   }
-  return tensors;
+  return absl::OkStatus();
 }
 
-Digest DigestOf(const ModelConfig& config, kernels::DType dtype,
-                const std::map<std::string, Tensor>& tensors, kernels::ThreadPool& pool) {
+QuantizedTensor Tensors::Quantized(const std::string& name) {
+  QuantizedTensor tensor;
+  if (const auto found = codes_.find(name); found != codes_.end()) {
+    tensor.view = found->second;
+  } else {
+    tensor = QuantizeTensor(floats_.at(name), QuantizationOf(name, *quantization_), pool_);
+    floats_.erase(name);
+  }
+  digests_[name] = DigestOfQuantized(name, tensor.view);
+  return tensor;
+}
+
+TensorDigests Tensors::Digests() {
   std::vector<const Tensor*> list;
-  for (const auto& [name, tensor] : tensors) list.push_back(&tensor);
+  for (const auto& [name, tensor] : floats_) list.push_back(&tensor);
   std::vector<Digest> digests(list.size());
-  pool.ParallelFor(static_cast<int>(list.size()),
-                   [&](int i) { digests[i] = DigestOfTensor(*list[i]); });
-  TensorDigests by_name;
-  for (size_t i = 0; i < list.size(); ++i) by_name[list[i]->name] = digests[i];
-  return DigestOfBase(config, dtype, by_name);
+  pool_.ParallelFor(static_cast<int>(list.size()),
+                    [&](int i) { digests[i] = DigestOfTensor(*list[i]); });
+  for (size_t i = 0; i < list.size(); ++i) digests_[list[i]->name] = digests[i];
+  return digests_;
 }
 
 }  // namespace
 
+kernels::MatrixView ViewOf(const Tensor& tensor, kernels::Buffer& copy) {
+  const void* data = tensor.bytes.data();
+  if (reinterpret_cast<uintptr_t>(data) % kernels::BytesOf(*tensor.dtype) != 0) {
+    copy = kernels::Buffer(tensor.bytes.size());
+    std::memcpy(copy.data(), data, tensor.bytes.size());
+    data = copy.data();
+  }
+  return {.data = data,
+          .dtype = *tensor.dtype,
+          .rows = static_cast<int>(tensor.shape[0]),
+          .cols = static_cast<int>(tensor.shape[1])};
+}
+
 PackedMatrix PackTensors(std::span<const Tensor> tensors, const kernels::Kernels& kernels,
                          kernels::DType dtype, kernels::ThreadPool& pool) {
   std::vector<MatrixView> views;
-  std::vector<kernels::Buffer> copies;
-  for (const Tensor& tensor : tensors) {
-    const void* data = tensor.bytes.data();
-    if (reinterpret_cast<uintptr_t>(data) % kernels::BytesOf(*tensor.dtype) != 0) {
-      std::byte* copy = copies.emplace_back(tensor.bytes.size()).data();
-      std::memcpy(copy, data, tensor.bytes.size());
-      data = copy;
-    }
-    views.push_back({.data = data,
-                     .dtype = *tensor.dtype,
-                     .rows = static_cast<int>(tensor.shape[0]),
-                     .cols = static_cast<int>(tensor.shape[1])});
-  }
+  std::vector<kernels::Buffer> copies(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) views.push_back(ViewOf(tensors[i], copies[i]));
   return kernels.pack(views, dtype, pool);
 }
 
@@ -176,17 +243,22 @@ std::vector<TensorSpec> RequiredTensors(const ModelConfig& config) {
 
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,
                                     const kernels::Kernels& kernels, kernels::DType dtype,
+                                    std::optional<kernels::DType> quantization,
                                     kernels::ThreadPool& pool, const LoadProgress& progress) {
-  using Tensors = std::map<std::string, Tensor>;
-  ASSIGN_OR_RETURN(const Tensors tensors, GetTensors(config, checkpoint));
-  const int steps = config.layers + 3;  // the digest, the embedding, the layers, the output
+  if (quantization && config.quantization && quantization != config.quantization) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s is asked for, but the checkpoint is in %s already; convert the one it was made from",
+        kernels::NameOf(*quantization), kernels::NameOf(*config.quantization)));
+  }
+  Tensors tensors(config, checkpoint, config.quantization ? config.quantization : quantization,
+                  pool);
+  RETURN_IF_ERROR(tensors.Check());
+  const int steps = config.layers + 3;  // the embedding, the layers, the output, the digest
   int done = 0;
   const auto report = [&] {
     if (progress) progress(static_cast<double>(++done) / steps);
   };
   Weights weights;
-  weights.digest = DigestOf(config, dtype, tensors, pool);
-  report();
   const Packer packer(tensors, kernels, dtype, pool);
   weights.embedding = packer.Matrix({kEmbedding});
   report();
@@ -196,6 +268,8 @@ absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint&
   }
   weights.norm = packer.Vector(kNorm);
   if (!config.tied_embeddings) weights.output = packer.Matrix({kOutput});
+  report();
+  weights.digest = DigestOfBase(config, dtype, tensors.Digests());
   report();
   return weights;
 }

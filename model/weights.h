@@ -3,17 +3,22 @@
 // Query, key and value projections lie in one matrix, gate and up in another: one matmul each.
 #pragma once
 
+#include <functional>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/hash.h"
 #include "kernels/kernels.h"
 #include "model/config.h"
-#include "model/model.h"
 #include "model/safetensors.h"
 
 namespace chorale {
+
+// Told the share of the weights that is loaded, in [0, 1].
+using LoadProgress = std::function<void(double)>;
 
 struct LayerWeights {
   std::vector<float> attention_norm;  // [hidden]
@@ -40,17 +45,21 @@ struct Weights {
   }
 };
 
-// Checks that every tensor is there with its shape before any is packed. Errors as in
+// Checks that every tensor is there with its shape before any is packed. With `quantization` set
+// matrices are held in 8 or 4 bits; a converted checkpoint is in its own already. Errors as in
 // Checkpoint::Get; InvalidArgument also names a tensor of a layer that the config has no place for,
 // because leaving a bias out would give wrong text without a word.
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,
                                     const kernels::Kernels& kernels, kernels::DType dtype,
+                                    std::optional<kernels::DType> quantization,
                                     kernels::ThreadPool& pool, const LoadProgress& progress);
 
 // A vector of any readable dtype, widened.
 std::vector<float> ToFloats(const Tensor& tensor);
-// Packs matrices, one below the other. A file may hold them at any address; kernels read aligned
-// ones, so the others are copied first.
+// A float matrix as kernels read it. A file may hold it at any address; kernels read aligned ones,
+// so another is copied into `copy` first.
+kernels::MatrixView ViewOf(const Tensor& tensor, kernels::Buffer& copy);
+// Packs matrices, one below the other.
 kernels::PackedMatrix PackTensors(std::span<const Tensor> tensors, const kernels::Kernels& kernels,
                                   kernels::DType dtype, kernels::ThreadPool& pool);
 

@@ -21,9 +21,10 @@ enum class WorkerRole { kPrefill, kDecode };
 
 struct ServedModelInfo {
   std::string name;
-  std::string base;  // empty unless this is an adapter
+  std::string mode;
   std::string folder;
-  Digest writer;
+  Digest prompt_writer;
+  Digest digest;  // of all its modules
   int context_tokens = 0;
   int vocab = 0;
   int64_t block_bytes = 0;

@@ -61,12 +61,12 @@ absl::StatusOr<Route> ChooseRoute(std::span<const WorkerInfo> workers, std::stri
     return absl::UnavailableError(
         absl::StrFormat("no decode worker is ready for model '%s'", model));
   }
-  const Digest& writer = FindModel(*decode, model)->writer;
+  const Digest& writer = FindModel(*decode, model)->prompt_writer;
   std::vector<const WorkerInfo*> prefillers;
   for (const WorkerInfo& worker : workers) {
     const ServedModelInfo* served = FindModel(worker, model);
     if (worker.role == WorkerRole::kPrefill && worker.ready && !worker.draining &&
-        served != nullptr && served->writer == writer) {
+        served != nullptr && served->prompt_writer == writer) {
       prefillers.push_back(&worker);
     }
   }

@@ -18,7 +18,7 @@ using RequestsUnderWay = absl::flat_hash_map<std::string, int>;
 
 struct Route {
   WorkerInfo decode;
-  std::optional<WorkerInfo> prefill;  // with the same writer digest as `decode`; none: D prefills
+  std::optional<WorkerInfo> prefill;  // writes prompts with the same weights; none: D prefills
 };
 
 // The least loaded decode worker that serves `model`, and the least loaded prefill worker whose

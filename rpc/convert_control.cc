@@ -31,12 +31,13 @@ absl::StatusOr<WorkerInfo> FromProto(const v1::WorkerReport& report) {
   }
   for (const v1::ServedModel& proto : report.models()) {
     ServedModelInfo model{.name = proto.name(),
-                          .base = proto.base(),
+                          .mode = proto.mode(),
                           .folder = proto.folder(),
                           .context_tokens = proto.context_tokens(),
                           .vocab = proto.vocab(),
                           .block_bytes = proto.block_bytes()};
-    ASSIGN_OR_RETURN(model.writer, Digest::FromBytes(proto.writer_digest()));
+    ASSIGN_OR_RETURN(model.prompt_writer, Digest::FromBytes(proto.prompt_writer()));
+    ASSIGN_OR_RETURN(model.digest, Digest::FromBytes(proto.digest()));
     worker.models.push_back(std::move(model));
   }
   return worker;
@@ -58,9 +59,10 @@ v1::WorkerReport ToProto(const WorkerInfo& worker) {
   for (const ServedModelInfo& model : worker.models) {
     v1::ServedModel* proto = report.add_models();
     proto->set_name(model.name);
-    proto->set_base(model.base);
+    proto->set_mode(model.mode);
     proto->set_folder(model.folder);
-    proto->set_writer_digest(std::string(model.writer.AsBytes()));
+    proto->set_prompt_writer(std::string(model.prompt_writer.AsBytes()));
+    proto->set_digest(std::string(model.digest.AsBytes()));
     proto->set_context_tokens(model.context_tokens);
     proto->set_vocab(model.vocab);
     proto->set_block_bytes(model.block_bytes);

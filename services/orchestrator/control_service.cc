@@ -3,6 +3,7 @@
 #include <chrono>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "rpc/convert_control.h"
 #include "rpc/status.h"
@@ -100,6 +101,60 @@ grpc::Status ControlService::GetRouting(grpc::ServerContext*, const v1::GetRouti
                                         v1::RoutingTable* table) {
   std::lock_guard lock(mutex_);
   *table = TableLocked();
+  return grpc::Status::OK;
+}
+
+grpc::Status ControlService::LoadModel(grpc::ServerContext* context,
+                                       const v1::LoadModelRequest* request,
+                                       v1::ModelChanges* changes) {
+  return ChangeWorkers(
+      *context,
+      [&](v1::WorkerControl::Stub& stub, grpc::ClientContext* call, v1::ModelChange* change) {
+        return stub.LoadModel(call, *request, change);
+      },
+      changes);
+}
+
+grpc::Status ControlService::UnloadModel(grpc::ServerContext* context,
+                                         const v1::UnloadModelRequest* request,
+                                         v1::ModelChanges* changes) {
+  return ChangeWorkers(
+      *context,
+      [&](v1::WorkerControl::Stub& stub, grpc::ClientContext* call, v1::ModelChange* change) {
+        return stub.UnloadModel(call, *request, change);
+      },
+      changes);
+}
+
+grpc::Status ControlService::ChangeWorkers(const grpc::ServerContext& context,
+                                           const ChangeFn& change, v1::ModelChanges* changes) {
+  std::unique_lock changing(changing_, std::try_to_lock);
+  if (!changing) {
+    return ToGrpc(absl::ResourceExhaustedError("another change of models is under way, try again"));
+  }
+  std::vector<WorkerInfo> workers;
+  {
+    std::lock_guard lock(mutex_);
+    workers = members_.workers();
+  }
+  std::erase_if(workers, [](const WorkerInfo& worker) { return !worker.ready || worker.draining; });
+  if (workers.empty()) return ToGrpc(absl::UnavailableError("no worker is ready, try again soon"));
+  std::string changed;
+  for (const WorkerInfo& worker : workers) {
+    const auto stub = v1::WorkerControl::NewStub(channels_.Get(worker.address));
+    grpc::ClientContext call;
+    call.set_deadline(context.deadline());
+    v1::ModelChanges::OfWorker* entry = changes->add_workers();
+    entry->set_worker_id(worker.id);
+    const grpc::Status status = change(*stub, &call, entry->mutable_change());
+    if (!status.ok()) {
+      return grpc::Status(
+          status.error_code(),
+          absl::StrCat("worker ", worker.id, ": ", status.error_message(),
+                       changed.empty() ? "; nothing was changed" : "; changed before:", changed));
+    }
+    absl::StrAppend(&changed, " ", worker.id);
+  }
   return grpc::Status::OK;
 }
 

@@ -1,13 +1,16 @@
-// chorale.v1.Control: workers join, routers watch.
+// chorale.v1.Control: workers join, routers watch, operators change models.
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <thread>
 
 #include "absl/time/time.h"
 #include "chorale/v1/control.grpc.pb.h"
+#include "chorale/v1/worker.grpc.pb.h"
 #include "orchestrator/membership.h"
+#include "rpc/channels.h"
 
 namespace chorale {
 
@@ -32,12 +35,23 @@ class ControlService : public v1::Control::Service {
                             grpc::ServerWriter<v1::RoutingTable>* writer) override;
   grpc::Status GetRouting(grpc::ServerContext* context, const v1::GetRoutingRequest* request,
                           v1::RoutingTable* table) override;
+  grpc::Status LoadModel(grpc::ServerContext* context, const v1::LoadModelRequest* request,
+                         v1::ModelChanges* changes) override;
+  grpc::Status UnloadModel(grpc::ServerContext* context, const v1::UnloadModelRequest* request,
+                           v1::ModelChanges* changes) override;
 
  private:
+  // Asks one worker for a change.
+  using ChangeFn =
+      std::function<grpc::Status(v1::WorkerControl::Stub&, grpc::ClientContext*, v1::ModelChange*)>;
+  grpc::Status ChangeWorkers(const grpc::ServerContext& context, const ChangeFn& change,
+                             v1::ModelChanges* changes);
   v1::RoutingTable TableLocked() const;
   void ExpireLoop();
 
   const ControlOptions options_;
+  Channels channels_;    // to workers
+  std::mutex changing_;  // held by the change under way
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   Membership members_;        // under mutex_

@@ -38,6 +38,7 @@ int Main(int argc, char** argv) {
   BlockTerminationSignals();
   WorkerProcessOptions options = ParseWorkerFlags(
       argc, argv, "chorale-prefill: writes the K/V of prompts and hands it to decode workers");
+  options.worker.prompt_writers_only = true;
   Worker worker(options.worker);
   PrefillService service(worker);
   return RunWorkerProcess(options, v1::ROLE_PREFILL, worker, {&service});

@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "absl/strings/str_format.h"
+#include "base/status_macros.h"
 #include "rpc/kv_frame.h"
 #include "rpc/limits.h"
 #include "rpc/status.h"
@@ -98,19 +99,13 @@ class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
 };
 
 absl::StatusOr<PrefillRequest> Convert(Worker& worker, const v1::PrefillRequest& proto) {
-  absl::StatusOr<Worker::Target> target = worker.Find(proto.model());
-  if (!target.ok()) return target.status();
+  RETURN_IF_ERROR(worker.CheckReady());
   absl::StatusOr<Digest> theirs = Digest::FromBytes(proto.writer_digest());
   if (!theirs.ok()) {
     return absl::InvalidArgumentError(
         absl::StrFormat("field 'writer_digest': %s", theirs.status().message()));
   }
-  if (*theirs != target->writer) {
-    return absl::FailedPreconditionError(
-        absl::StrFormat("model '%s': the caller's weights have digest %s, this worker's %s",
-                        proto.model(), theirs->Short(), target->writer.Short()));
-  }
-  const int64_t block_bytes = worker.model().kv_shape().block_bytes();
+  const int64_t block_bytes = worker.base().kv_shape().block_bytes();
   if (proto.block_bytes() != block_bytes) {
     return absl::FailedPreconditionError(absl::StrFormat(
         "field 'block_bytes': the caller's K/V blocks have %d bytes, this worker's %d",
@@ -122,8 +117,9 @@ absl::StatusOr<PrefillRequest> Convert(Worker& worker, const v1::PrefillRequest&
         absl::StrFormat("field 'first_block': %d, expected 0 to %d for %d tokens",
                         proto.first_block(), blocks, proto.tokens_size()));
   }
-  return PrefillRequest{.tokens = {proto.tokens().begin(), proto.tokens().end()},
-                        .adapter = target->adapter,
+  return PrefillRequest{.model = proto.model(),
+                        .writer = *theirs,
+                        .tokens = {proto.tokens().begin(), proto.tokens().end()},
                         .tenant_salt = proto.tenant_salt(),
                         .reuse_prefix = !proto.no_prefix_reuse()};
 }

@@ -130,7 +130,8 @@ std::vector<BackendModel> ClusterBackend::Models() const {
     const v1::WorkerReport report = ToProto(worker);
     for (const v1::ServedModel& served : report.models()) {
       BackendModel& model = models[served.name()];
-      model.served = served;
+      // What a prefill worker says of a model is about its prompt writer only.
+      if (model.served.name().empty() || worker.role == WorkerRole::kDecode) model.served = served;
       if (!worker.ready || worker.draining) continue;
       ++(worker.role == WorkerRole::kPrefill ? model.prefill_workers : model.decode_workers);
     }

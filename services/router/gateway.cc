@@ -236,7 +236,8 @@ v1::ListModelsResponse Gateway::ListModels() const {
   for (const BackendModel& model : state_->backend.Models()) {
     v1::ListModelsResponse::Model* out = response.add_models();
     out->set_name(model.served.name());
-    out->set_base(model.served.base());
+    out->set_mode(model.served.mode());
+    out->set_digest(model.served.digest());
     out->set_context_tokens(model.served.context_tokens());
     out->set_prefill_workers(model.prefill_workers);
     out->set_decode_workers(model.decode_workers);

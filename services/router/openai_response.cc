@@ -65,12 +65,9 @@ const char* TypeOf(int http_status) {
 }
 
 Json ModelJson(const v1::ListModelsResponse::Model& model, int64_t created_seconds) {
-  return {{"id", model.name()},
-          {"object", "model"},
-          {"created", created_seconds},
-          {"owned_by", "chorale"},
-          {"parent", model.base().empty() ? Json(nullptr) : Json(model.base())},
-          {"max_model_len", model.context_tokens()}};
+  return {{"id", model.name()},         {"object", "model"},
+          {"created", created_seconds}, {"owned_by", "chorale"},
+          {"mode", model.mode()},       {"max_model_len", model.context_tokens()}};
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ int RunSingle(SingleOptions options) {
   if (absl::Status status = SetLogLevel(options.process.log_level); !status.ok()) {
     return ExitCodeOf(status);
   }
-  LogInfo("loading ", options.worker.model.folder);
+  LogInfo("loading ", options.worker.catalog.base);
   Worker worker(options.worker);
   if (absl::Status status = worker.Load(); !status.ok()) return ExitCodeOf(status);
   LocalBackend backend(worker);

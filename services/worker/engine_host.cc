@@ -1,6 +1,7 @@
 #include "services/worker/engine_host.h"
 
 #include <chrono>
+#include <future>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -36,8 +37,9 @@ PrefillEvent RefusalOf(const PrefillRequest& request) { return {.id = request.id
 
 }  // namespace
 
-EngineHost::EngineHost(const EngineOptions& options, Model& model, const Tokenizer* tokenizer)
-    : engine_(std::make_unique<Engine>(options, model, tokenizer)),
+EngineHost::EngineHost(const EngineOptions& options, std::shared_ptr<const Transformer> base,
+                       kernels::ThreadPool& pool, const Tokenizer* tokenizer)
+    : engine_(std::make_unique<Engine>(options, std::move(base), pool, tokenizer)),
       stats_(engine_->stats()),
       thread_([this] { Run(); }) {}
 
@@ -60,6 +62,18 @@ bool EngineHost::Post(std::function<void(Engine&)> fn) {
     posted_.push_back(std::move(fn));
   }
   wake_.notify_one();
+  return true;
+}
+
+bool EngineHost::Do(const std::function<void(Engine&)>& fn) {
+  std::promise<void> done;
+  if (!Post([&](Engine& engine) {
+        fn(engine);
+        done.set_value();
+      })) {
+    return false;
+  }
+  done.get_future().wait();
   return true;
 }
 

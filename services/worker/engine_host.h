@@ -20,16 +20,20 @@ class EngineHost {
   // May call the engine.
   using Handler = std::function<void(Engine& engine, EngineEvent event)>;
 
-  EngineHost(const EngineOptions& options, Model& model, const Tokenizer* tokenizer);
+  // As for Engine.
+  EngineHost(const EngineOptions& options, std::shared_ptr<const Transformer> base,
+             kernels::ThreadPool& pool, const Tokenizer* tokenizer);
   ~EngineHost();
 
-  // Ends what runs, with Unavailable, and joins the thread. Must be called before the model goes;
-  // not from the engine's thread.
+  // Ends what runs, with Unavailable, and joins the thread. Must be called before pool and
+  // tokenizer go; not from the engine's thread.
   void Stop();
 
   // Runs `fn` on the engine's thread, in order of posting. False when the host has stopped: `fn`
   // will not run.
   bool Post(std::function<void(Engine&)> fn);
+  // The same, and waits until it has run. Not from the engine's thread.
+  bool Do(const std::function<void(Engine&)>& fn);
 
   // Not after Stop. Submits a request under an id of its own, which is returned. Every event of it
   // goes to `handler`. A refusal is an event too: a FinishEvent or PrefillEvent with its status.

@@ -23,12 +23,11 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
         on_chunk_(std::move(on_chunk)),
         on_done_(std::move(on_done)) {}
 
-  std::function<void()> Start(const Worker::Target& target) {
-    writer_ = target.writer;
+  std::function<void()> Start() {
     GenerateRequest request;
+    request.model = request_.model();
     request.prompt.assign(request_.prompt().begin(), request_.prompt().end());
-    request.adapter = target.adapter;
-    request.sampling = FromProto(request_.sampling(), worker_.model().config().positions_max);
+    request.sampling = FromProto(request_.sampling(), worker_.base().config().positions_max);
     request.n = request_.n() == 0 ? 1 : request_.n();
     request.tenant_salt = request_.tenant_salt();
     request.reuse_prefix = !request_.no_prefix_reuse();
@@ -91,8 +90,8 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
     request.set_first_block(event.first_token / kernels::kBlockTokens);
     request.set_tenant_salt(request_.tenant_salt());
     request.set_no_prefix_reuse(request_.no_prefix_reuse());
-    request.set_writer_digest(std::string(writer_.AsBytes()));
-    request.set_block_bytes(worker_.model().kv_shape().block_bytes());
+    request.set_writer_digest(std::string(event.writer.AsBytes()));
+    request.set_block_bytes(worker_.base().kv_shape().block_bytes());
     fetch.blocks =
         (tokens + kernels::kBlockTokens - 1) / kernels::kBlockTokens - request.first_block();
     cancel_fetch_ = options_.fetch(std::move(fetch), worker_.host());
@@ -120,7 +119,6 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
   const absl::Time deadline_;
   const ChunkFn on_chunk_;
   const DoneFn on_done_;
-  Digest writer_;
   std::function<void()> cancel_fetch_;
   int64_t chunks_ = 0;
   absl::Status error_;
@@ -131,14 +129,13 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
 std::function<void()> StartGenerate(Worker& worker, const GenerateCallOptions& options,
                                     v1::DecodeRequest request, absl::Time deadline,
                                     ChunkFn on_chunk, DoneFn on_done) {
-  absl::StatusOr<Worker::Target> target = worker.Find(request.model());
-  if (!target.ok()) {
-    on_done(target.status());
+  if (absl::Status ready = worker.CheckReady(); !ready.ok()) {
+    on_done(ready);
     return [] {};
   }
   auto call = std::make_shared<GenerateCall>(worker, options, std::move(request), deadline,
                                              std::move(on_chunk), std::move(on_done));
-  return call->Start(*target);
+  return call->Start();
 }
 
 }  // namespace chorale

@@ -5,7 +5,7 @@
 #include <thread>
 
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "base/status_macros.h"
 
 namespace chorale {
@@ -22,17 +22,48 @@ absl::StatusOr<std::optional<kernels::DType>> ParseDType(const std::string& name
 }
 
 // As many blocks as are asked for, or as the memory holds.
-absl::StatusOr<int> CountBlocks(const WorkerOptions& options, const Model& model) {
+absl::StatusOr<int> CountBlocks(const WorkerOptions& options, const Transformer& base) {
   if (options.engine.blocks > 0) return options.engine.blocks;
   const int64_t mib = options.kv_mib > 0 ? options.kv_mib : kKvMibDefault;
-  const int64_t blocks = (mib << 20) / model.kv_shape().block_bytes();
+  const int64_t blocks = (mib << 20) / base.kv_shape().block_bytes();
   if (blocks < 2) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "--kv-mib %d holds %d blocks of %d bytes: give at least %d MiB", mib, blocks,
-        model.kv_shape().block_bytes(), (2 * model.kv_shape().block_bytes() >> 20) + 1));
+        base.kv_shape().block_bytes(), (2 * base.kv_shape().block_bytes() >> 20) + 1));
   }
   return static_cast<int>(std::min<int64_t>(blocks, INT32_MAX / kernels::kBlockTokens));
 }
+
+// What a prefill worker makes of a model: its prompt writer, as a model of its own.
+ModelSpec PromptWriterOf(const ModelSpec& spec) {
+  const bool by_module = spec.mode == Mode::kStandard || spec.mode == Mode::kSun;
+  return {.name = spec.name, .module = by_module ? spec.module : ModuleSpec{}};
+}
+
+absl::StatusOr<ModuleSpec> FromProto(const v1::ModuleSpec& proto, const std::string& name) {
+  ModuleSpec spec{.name = name, .weights = proto.weights(), .adapter = proto.adapter()};
+  if (!proto.quantize().empty()) {
+    ASSIGN_OR_RETURN(spec.quantization, ParseQuantization(proto.quantize()));
+  }
+  if (!spec.adapter.empty() && (!spec.weights.empty() || spec.quantization)) {
+    return absl::InvalidArgumentError(
+        "field 'adapter': it lies on the base as it is; leave out weights and quantize");
+  }
+  return spec;
+}
+
+absl::StatusOr<ModelSpec> FromProto(const v1::ModelSpec& proto) {
+  if (proto.name().empty()) return absl::InvalidArgumentError("field 'name': empty");
+  ModelSpec spec{.name = proto.name()};
+  if (!proto.mode().empty()) {
+    ASSIGN_OR_RETURN(spec.mode, ParseMode(proto.mode()));
+  }
+  ASSIGN_OR_RETURN(spec.module, FromProto(proto.module(), proto.name()));
+  ASSIGN_OR_RETURN(spec.decoder, FromProto(proto.decoder(), proto.name() + "'s decoder"));
+  return spec;
+}
+
+constexpr absl::Duration kDrainPoll = absl::Milliseconds(2);
 
 }  // namespace
 
@@ -48,67 +79,135 @@ Worker::~Worker() {
 }
 
 absl::Status Worker::Load() {
-  Model::Options model_options;
-  ASSIGN_OR_RETURN(model_options.kernels, kernels::FindKernels(options_.kernels));
-  ASSIGN_OR_RETURN(model_options.dtype, ParseDType(options_.dtype));
-  ASSIGN_OR_RETURN(model_, Model::Load(options_.model.folder, model_options, *pool_,
-                                       [this](double share) { load_progress_ = 0.95 * share; }));
-  const std::string tokenizer_path = options_.model.folder + "/tokenizer.json";
-  if (std::filesystem::exists(tokenizer_path)) {
-    ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(tokenizer_path));
-    if (tokenizer_->vocab_size() > model_->config().vocab) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s: ids up to %d, but the model's vocabulary ends at %d", tokenizer_path,
-                          tokenizer_->vocab_size() - 1, model_->config().vocab - 1));
-    }
+  Transformer::Options options;
+  ASSIGN_OR_RETURN(options.kernels, kernels::FindKernels(options_.kernels));
+  ASSIGN_OR_RETURN(options.dtype, ParseDType(options_.dtype));
+  const std::string& folder = options_.catalog.base;
+  ASSIGN_OR_RETURN(loader_, ModelLoader::Open(folder, options, *pool_, [this](double share) {
+                     load_progress_ = 0.5 * share;
+                   }));
+  RETURN_IF_ERROR(LoadTokenizer());
+  ASSIGN_OR_RETURN(options_.engine.blocks, CountBlocks(options_, base()));
+  std::vector<ModelSpec> specs = options_.catalog.models;
+  if (options_.prompt_writers_only) {
+    std::transform(specs.begin(), specs.end(), specs.begin(), PromptWriterOf);
   }
-  for (const NamedFolder& adapter : options_.adapters) {
-    if (adapter.name == options_.model.name || adapters_.contains(adapter.name)) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("--adapter %s: the name is taken, choose another", adapter.name));
-    }
-    ASSIGN_OR_RETURN(adapters_[adapter.name], model_->LoadAdapter(adapter.folder));
-  }
-  ASSIGN_OR_RETURN(options_.engine.blocks, CountBlocks(options_, *model_));
-  host_ = std::make_shared<EngineHost>(options_.engine, *model_, tokenizer_.get());
+  ASSIGN_OR_RETURN(auto models, loader_->Load(specs, *pool_, [this](double share) {
+    load_progress_ = 0.5 + 0.49 * share;
+  }));
+  host_ = std::make_shared<EngineHost>(options_.engine, loader_->base().transformer, *pool_,
+                                       tokenizer_.get());
+  for (auto& model : models) Serve(std::move(model));
   load_progress_ = 1;
   ready_ = true;
   return absl::OkStatus();
 }
 
-absl::StatusOr<Worker::Target> Worker::Find(const std::string& name) const {
-  if (!ready_) {
-    return absl::UnavailableError(absl::StrFormat("weights are loading (%.0f %%), try again soon",
-                                                  100 * load_progress_.load()));
+absl::Status Worker::LoadTokenizer() {
+  const std::string path = options_.catalog.base + "/tokenizer.json";
+  if (!std::filesystem::exists(path)) return absl::OkStatus();
+  ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(path));
+  if (tokenizer_->vocab_size() > base().config().vocab) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: ids up to %d, but the model's vocabulary ends at %d", path,
+                        tokenizer_->vocab_size() - 1, base().config().vocab - 1));
   }
-  if (name == options_.model.name) return Target{.writer = model_->digest()};
-  if (auto it = adapters_.find(name); it != adapters_.end()) {
-    return Target{.adapter = it->second.get(), .writer = it->second->module_digest};
+  return absl::OkStatus();
+}
+
+absl::Status Worker::CheckReady() const {
+  if (ready_) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrFormat("weights are loading (%.0f %%), try again soon",
+                                                100 * load_progress_.load()));
+}
+
+void Worker::Serve(std::shared_ptr<const Model> model) {
+  v1::ServedModel served;
+  served.set_name(model->name);
+  served.set_mode(NameOf(model->mode));
+  served.set_folder(std::filesystem::absolute(options_.catalog.base).string());
+  served.set_prompt_writer(std::string(model->prompt_writer.digest().AsBytes()));
+  served.set_digest(std::string(model->digest.AsBytes()));
+  served.set_context_tokens(base().config().positions_max);
+  served.set_vocab(base().config().vocab);
+  served.set_block_bytes(base().kv_shape().block_bytes());
+  host_->Do([&](Engine& engine) { engine.SetModel(std::move(model)); });
+  std::lock_guard lock(mutex_);
+  const std::string name = served.name();
+  served_[name] = std::move(served);
+}
+
+absl::StatusOr<v1::ModelChange> Worker::LoadModel(const v1::ModelSpec& proto,
+                                                  absl::Time drain_until) {
+  RETURN_IF_ERROR(CheckReady());
+  ASSIGN_OR_RETURN(ModelSpec spec, FromProto(proto));
+  if (options_.prompt_writers_only) spec = PromptWriterOf(spec);
+  std::unique_lock changing(changing_, std::try_to_lock);
+  if (!changing) return absl::ResourceExhaustedError("another model is being loaded, try again");
+  kernels::ThreadPool pool(1);  // the engine has the other one
+  ASSIGN_OR_RETURN(auto models, loader_->Load({spec}, pool));
+  v1::ModelChange change;
+  change.set_digest(std::string(models[0]->digest.AsBytes()));
+  {
+    std::lock_guard lock(mutex_);
+    const auto served = served_.find(spec.name);
+    if (served != served_.end() && served->second.digest() == change.digest()) return change;
   }
-  std::vector<std::string> names = {options_.model.name};
-  for (const NamedFolder& adapter : options_.adapters) names.push_back(adapter.name);
-  return absl::NotFoundError(absl::StrFormat("model '%s' is not served here; there is: %s", name,
-                                             absl::StrJoin(names, ", ")));
+  change.set_changed(true);
+  Serve(std::move(models[0]));
+  change.set_requests_ended(EndRetired(spec.name, drain_until));
+  return change;
+}
+
+absl::StatusOr<v1::ModelChange> Worker::UnloadModel(const std::string& name,
+                                                    absl::Time drain_until) {
+  RETURN_IF_ERROR(CheckReady());
+  std::unique_lock changing(changing_, std::try_to_lock);
+  if (!changing) return absl::ResourceExhaustedError("another model is being loaded, try again");
+  {
+    std::lock_guard lock(mutex_);
+    if (served_.size() == 1 && served_.contains(name)) {
+      return absl::FailedPreconditionError(
+          absl::StrFormat("model '%s' is the last one here; end the worker instead", name));
+    }
+  }
+  absl::Status removed = absl::UnavailableError("the worker is shutting down");
+  host_->Do([&](Engine& engine) { removed = engine.RemoveModel(name); });
+  RETURN_IF_ERROR(removed);
+  {
+    std::lock_guard lock(mutex_);
+    served_.erase(name);
+  }
+  v1::ModelChange change;
+  change.set_changed(true);
+  change.set_requests_ended(EndRetired(name, drain_until));
+  return change;
+}
+
+// Returns, when no request runs on what `name` no longer means, how many were ended.
+int Worker::EndRetired(const std::string& name, absl::Time drain_until) {
+  while (true) {
+    int running = 0;
+    const bool out_of_time = absl::Now() >= drain_until;
+    host_->Do([&](Engine& engine) {
+      running = engine.RequestsRetired(name);
+      if (out_of_time) {
+        engine.CancelRetired(name, absl::AbortedError(absl::StrFormat(
+                                       "model '%s' was replaced or unloaded while the request ran; "
+                                       "send it again",
+                                       name)));
+      }
+    });
+    if (running == 0 || out_of_time) return running;
+    absl::SleepFor(kDrainPoll);
+  }
 }
 
 std::vector<v1::ServedModel> Worker::ServedModels() const {
   std::vector<v1::ServedModel> served;
   if (!ready_) return served;
-  v1::ServedModel base;
-  base.set_name(options_.model.name);
-  base.set_folder(std::filesystem::absolute(options_.model.folder).string());
-  base.set_writer_digest(std::string(model_->digest().AsBytes()));
-  base.set_context_tokens(model_->config().positions_max);
-  base.set_vocab(model_->config().vocab);
-  base.set_block_bytes(model_->kv_shape().block_bytes());
-  served.push_back(base);
-  for (const NamedFolder& adapter : options_.adapters) {
-    v1::ServedModel model = base;
-    model.set_name(adapter.name);
-    model.set_base(options_.model.name);
-    model.set_writer_digest(std::string(adapters_.at(adapter.name)->module_digest.AsBytes()));
-    served.push_back(std::move(model));
-  }
+  std::lock_guard lock(mutex_);
+  for (const auto& [name, model] : served_) served.push_back(model);
   return served;
 }
 
@@ -124,26 +223,41 @@ void Worker::Describe(v1::WorkerReport& report) const {
   report.set_blocks_free(stats.blocks_total - stats.blocks_held);
 }
 
-std::vector<std::pair<std::string, int64_t>> Worker::Metrics() const {
-  if (!ready_) return {};
+void Worker::Describe(v1::WorkerStatusResponse& response) const {
+  if (!ready_) return;
   const EngineStats s = host_->stats();
-  return {{"sequences_waiting", s.waiting},
-          {"sequences_prefilling", s.prefilling},
-          {"sequences_decoding", s.decoding},
-          {"sequences_awaiting_blocks", s.awaiting_blocks},
-          {"blocks_total", s.blocks_total},
-          {"blocks_free", s.blocks_free},
-          {"blocks_cached", s.blocks_cached},
-          {"blocks_held", s.blocks_held},
-          {"blocks_rejected", s.blocks_rejected},
-          {"steps", s.steps},
-          {"rows", s.rows},
-          {"prompt_tokens_computed", s.prompt_tokens_computed},
-          {"prompt_tokens_cached", s.prompt_tokens_cached},
-          {"prompt_tokens_received", s.prompt_tokens_received},
-          {"tokens_generated", s.tokens_generated},
-          {"preemptions", s.preemptions},
-          {"requests_live", host_->requests_live()}};
+  const std::pair<const char*, int64_t> counters[] = {
+      {"sequences_waiting", s.waiting},
+      {"sequences_prefilling", s.prefilling},
+      {"sequences_decoding", s.decoding},
+      {"sequences_awaiting_blocks", s.awaiting_blocks},
+      {"blocks_total", s.blocks_total},
+      {"blocks_free", s.blocks_free},
+      {"blocks_cached", s.blocks_cached},
+      {"blocks_held", s.blocks_held},
+      {"blocks_rejected", s.blocks_rejected},
+      {"block_bytes", base().kv_shape().block_bytes()},
+      {"steps", s.steps},
+      {"rows", s.rows},
+      {"passes", s.passes},
+      {"decode_passes", s.decode_passes},
+      {"decode_passes_mixed", s.decode_passes_mixed},
+      {"prompt_tokens_computed", s.prompt_tokens_computed},
+      {"prompt_tokens_cached", s.prompt_tokens_cached},
+      {"prompt_tokens_received", s.prompt_tokens_received},
+      {"kv_bytes_shared", s.kv_bytes_shared},
+      {"tokens_generated", s.tokens_generated},
+      {"preemptions", s.preemptions},
+      {"requests_live", host_->requests_live()}};
+  for (const auto& [name, value] : counters) (*response.mutable_engine())[name] = value;
+  for (const auto& [name, of_model] : s.models) {
+    v1::ModelCounters& counters = (*response.mutable_models())[name];
+    counters.set_prompt_tokens_computed(of_model.prompt_tokens_computed);
+    counters.set_prompt_tokens_reused_own(of_model.prompt_tokens_reused_own);
+    counters.set_prompt_tokens_reused_shared(of_model.prompt_tokens_reused_shared);
+    counters.set_prompt_tokens_received(of_model.prompt_tokens_received);
+    counters.set_decode_rows(of_model.decode_rows);
+  }
 }
 
 }  // namespace chorale

@@ -1,27 +1,30 @@
-// Worker: what a prefill worker, a decode worker and the single process have in common: a model
-// with its adapters, loaded while the process already answers, and the engine that runs them.
+// Worker: what a prefill worker, a decode worker and the single process have in common: the models
+// of a catalog, loaded while the process already answers, and the engine that runs them.
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "chorale/v1/control.pb.h"
 #include "chorale/v1/worker.pb.h"
-#include "services/common/named_folder.h"
+#include "model/catalog.h"
 #include "services/worker/engine_host.h"
 
 namespace chorale {
 
 struct WorkerOptions {
-  NamedFolder model;
-  std::vector<NamedFolder> adapters;
+  CatalogSpec catalog;
+  // Only prompts are written here: of every model the prompt writer is loaded, nothing else.
+  bool prompt_writers_only = false;
   std::string kernels = "cpu";
   std::string dtype = "auto";         // auto, f32, bf16
   int threads = 0;                    // 0: one for every processor
@@ -35,39 +38,47 @@ class Worker {
   explicit Worker(WorkerOptions options);
   ~Worker();
 
-  // Reads weights, tokenizer and adapters and starts the engine. Blocks; call once.
+  // Reads weights and tokenizer and starts the engine. Blocks; call once.
   absl::Status Load();
   bool ready() const { return ready_; }
   double load_progress() const { return load_progress_; }
+  // Unavailable while loading.
+  absl::Status CheckReady() const;
 
-  // Which weights a model's name stands for. Unavailable while loading; NotFound lists the names.
-  struct Target {
-    const Adapter* adapter = nullptr;
-    Digest writer;
-  };
-  absl::StatusOr<Target> Find(const std::string& name) const;
+  // Reads a model's files and serves it in place of what its name stood for; blocks until no
+  // request runs on that any more. Those still running at `drain_until` are ended with Aborted.
+  // ResourceExhausted: another change is under way.
+  absl::StatusOr<v1::ModelChange> LoadModel(const v1::ModelSpec& spec, absl::Time drain_until);
+  // Serves it no longer. NotFound: no such model; FailedPrecondition: it is the last one.
+  absl::StatusOr<v1::ModelChange> UnloadModel(const std::string& name, absl::Time drain_until);
 
   // Valid once ready.
   // Shared with hand-offs under way: their last word may come after the worker stopped.
   std::shared_ptr<EngineHost> host() { return host_; }
-  const Model& model() const { return *model_; }
+  const Transformer& base() const { return *loader_->base().transformer; }
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
 
   std::vector<v1::ServedModel> ServedModels() const;
   // Fills in load, blocks and progress.
   void Describe(v1::WorkerReport& report) const;
-  // The engine's counters and gauges by name.
-  std::vector<std::pair<std::string, int64_t>> Metrics() const;
+  // The engine's counters and gauges by name, and those of each model.
+  void Describe(v1::WorkerStatusResponse& response) const;
 
  private:
+  absl::Status LoadTokenizer();
+  void Serve(std::shared_ptr<const Model> model);
+  int EndRetired(const std::string& name, absl::Time drain_until);
+
   WorkerOptions options_;
   std::unique_ptr<kernels::ThreadPool> pool_;
-  std::unique_ptr<Model> model_;
-  std::unique_ptr<const Tokenizer> tokenizer_;  // null: the model folder has none
-  absl::flat_hash_map<std::string, std::unique_ptr<const Adapter>> adapters_;
+  std::optional<ModelLoader> loader_;
+  std::unique_ptr<const Tokenizer> tokenizer_;  // null: the base folder has none
   std::shared_ptr<EngineHost> host_;
   std::atomic<bool> ready_ = false;
   std::atomic<double> load_progress_ = 0;
+  std::mutex changing_;  // held by the change under way
+  mutable std::mutex mutex_;
+  std::map<std::string, v1::ServedModel> served_;  // under mutex_
 };
 
 }  // namespace chorale

@@ -1,28 +1,66 @@
 #include "services/worker/worker_flags.h"
 
-namespace chorale {
+#include <algorithm>
+#include <utility>
 
-void AddWorkerFlags(CLI::App& app, WorkerOptions& options) {
-  const auto named = [](const std::string& flag, NamedFolder& target) {
-    return [flag, &target](const std::string& text) {
-      absl::StatusOr<NamedFolder> parsed = ParseNamedFolder(flag, text);
-      if (!parsed.ok()) throw CLI::ValidationError(std::string(parsed.status().message()));
-      target = *std::move(parsed);
-    };
-  };
-  app.add_option_function<std::string>("--model", named("--model", options.model),
-                                       "NAME=FOLDER of a Hugging Face checkpoint")
-      ->required();
-  app.add_option_function<std::vector<std::string>>(
-      "--adapter",
-      [&options, named](const std::vector<std::string>& texts) {
-        for (const std::string& text : texts) {
-          NamedFolder adapter;
-          named("--adapter", adapter)(text);
-          options.adapters.push_back(std::move(adapter));
-        }
+#include "absl/strings/str_format.h"
+#include "services/common/named_folder.h"
+
+namespace chorale {
+namespace {
+
+NamedFolder Named(const std::string& flag, const std::string& text) {
+  absl::StatusOr<NamedFolder> parsed = ParseNamedFolder(flag, text);
+  if (!parsed.ok()) throw CLI::ValidationError(std::string(parsed.status().message()));
+  return *std::move(parsed);
+}
+
+void AddModel(ModelSpec model, CatalogSpec& catalog) {
+  const auto same_name = [&](const ModelSpec& other) { return other.name == model.name; };
+  if (std::any_of(catalog.models.begin(), catalog.models.end(), same_name)) {
+    throw CLI::ValidationError(
+        absl::StrFormat("model '%s': the name is taken, choose another", model.name));
+  }
+  catalog.models.push_back(std::move(model));
+}
+
+// --models, or --model with --adapter.
+void AddModelFlags(CLI::App& app, CatalogSpec& catalog, bool required) {
+  CLI::Option_group* models = app.add_option_group("Models");
+  models->require_option(required ? 1 : 0, 1);
+  models->add_option_function<std::string>(
+      "--models",
+      [&catalog](const std::string& path) {
+        absl::StatusOr<CatalogSpec> read = ReadCatalog(path);
+        if (!read.ok()) throw CLI::ValidationError(std::string(read.status().message()));
+        catalog = *std::move(read);
       },
-      "NAME=FOLDER of a PEFT adapter for the model; repeatable");
+      "a chorale.yaml, or the folder that holds one");
+  CLI::Option* model = models->add_option_function<std::string>(
+      "--model",
+      [&catalog](const std::string& text) {
+        NamedFolder named = Named("--model", text);
+        catalog.base = std::move(named.folder);
+        AddModel({.name = std::move(named.name)}, catalog);
+      },
+      "NAME=FOLDER of a Hugging Face checkpoint");
+  app.add_option_function<std::vector<std::string>>(
+         "--adapter",
+         [&catalog](const std::vector<std::string>& texts) {
+           for (const std::string& text : texts) {
+             NamedFolder named = Named("--adapter", text);
+             ModuleSpec module{.name = named.name, .adapter = std::move(named.folder)};
+             AddModel({.name = std::move(named.name), .module = std::move(module)}, catalog);
+           }
+         },
+         "NAME=FOLDER of a PEFT adapter for --model; repeatable")
+      ->needs(model);
+}
+
+}  // namespace
+
+void AddWorkerFlags(CLI::App& app, WorkerOptions& options, bool model_required) {
+  AddModelFlags(app, options.catalog, model_required);
   app.add_option("--kernels", options.kernels, "cpu, reference, or a full name")
       ->capture_default_str();
   app.add_option("--dtype", options.dtype, "weights and K/V: auto, f32 or bf16")

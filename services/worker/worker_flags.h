@@ -7,6 +7,7 @@
 
 namespace chorale {
 
-void AddWorkerFlags(CLI::App& app, WorkerOptions& options);
+// `model_required`: whether --models or --model must be given.
+void AddWorkerFlags(CLI::App& app, WorkerOptions& options, bool model_required = true);
 
 }  // namespace chorale

@@ -1,5 +1,6 @@
 #include "services/worker/worker_main.h"
 
+#include <algorithm>
 #include <atomic>
 #include <optional>
 #include <thread>
@@ -10,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "chorale/v1/worker.grpc.pb.h"
 #include "rpc/server.h"
+#include "rpc/status.h"
 #include "services/common/log.h"
 #include "services/worker/reporter.h"
 #include "services/worker/worker_flags.h"
@@ -17,14 +19,21 @@
 namespace chorale {
 namespace {
 
+constexpr absl::Duration kDrainMax = absl::Hours(1);
+
 const char* NameOf(v1::Role role) { return role == v1::ROLE_PREFILL ? "prefill" : "decode"; }
 
-// Tells operators what this worker is doing.
-class WorkerControlService : public v1::WorkerControl::CallbackService {
+// Tells operators what this worker is doing, and changes its models. Changes take their time: they
+// run on threads of gRPC's, not on its callbacks.
+class WorkerControlService
+    : public v1::WorkerControl::WithCallbackMethod_Status<v1::WorkerControl::Service> {
  public:
-  WorkerControlService(const Worker& worker, std::string worker_id,
-                       const std::atomic<bool>& draining)
-      : worker_(worker), worker_id_(std::move(worker_id)), draining_(draining) {}
+  WorkerControlService(Worker& worker, std::string worker_id, const std::atomic<bool>& draining,
+                       std::function<void()> on_change)
+      : worker_(worker),
+        worker_id_(std::move(worker_id)),
+        draining_(draining),
+        on_change_(std::move(on_change)) {}
 
   grpc::ServerUnaryReactor* Status(grpc::CallbackServerContext* context,
                                    const v1::WorkerStatusRequest*,
@@ -32,16 +41,46 @@ class WorkerControlService : public v1::WorkerControl::CallbackService {
     response->set_worker_id(worker_id_);
     response->set_state(draining_ ? "draining" : worker_.ready() ? "serving" : "loading");
     response->set_load_progress(worker_.load_progress());
-    for (const auto& [name, value] : worker_.Metrics()) (*response->mutable_engine())[name] = value;
+    worker_.Describe(*response);
     auto* reactor = context->DefaultReactor();
     reactor->Finish(grpc::Status::OK);
     return reactor;
   }
 
+  grpc::Status LoadModel(grpc::ServerContext*, const v1::LoadModelRequest* request,
+                         v1::ModelChange* change) override {
+    return Answer(worker_.LoadModel(request->model(), DrainUntil(request->drain_ms())),
+                  request->model().name(), change);
+  }
+  grpc::Status UnloadModel(grpc::ServerContext*, const v1::UnloadModelRequest* request,
+                           v1::ModelChange* change) override {
+    return Answer(worker_.UnloadModel(request->name(), DrainUntil(request->drain_ms())),
+                  request->name(), change);
+  }
+
  private:
-  const Worker& worker_;
+  static absl::Time DrainUntil(int64_t drain_ms) {
+    return absl::Now() + std::clamp(absl::Milliseconds(drain_ms), absl::ZeroDuration(), kDrainMax);
+  }
+
+  grpc::Status Answer(absl::StatusOr<v1::ModelChange> result, const std::string& name,
+                      v1::ModelChange* change) {
+    if (!result.ok()) {
+      LogWarning("change of model ", name, " refused: ", result.status().message());
+      return ToGrpc(result.status());
+    }
+    *change = *std::move(result);
+    const absl::StatusOr<Digest> digest = Digest::FromBytes(change->digest());
+    LogInfo("model ", name, digest.ok() ? " is now " + digest->Short() : " is unloaded", ", ",
+            change->requests_ended(), " requests ended");
+    on_change_();
+    return grpc::Status::OK;
+  }
+
+  Worker& worker_;
   const std::string worker_id_;
   const std::atomic<bool>& draining_;
+  const std::function<void()> on_change_;
 };
 
 // Pids alone repeat between containers.
@@ -73,19 +112,21 @@ int RunWorkerProcess(const WorkerProcessOptions& options, v1::Role role, Worker&
                      const std::vector<grpc::Service*>& role_services) {
   const std::string id = options.worker_id.empty() ? DefaultId(role) : options.worker_id;
   std::atomic<bool> draining = false;
-  WorkerControlService control(worker, id, draining);
+  std::optional<Reporter> reporter;
+  WorkerControlService control(worker, id, draining, [&] {
+    if (reporter) reporter->ReportNow();
+  });
   std::vector<grpc::Service*> services = role_services;
   services.push_back(&control);
   auto server = RpcServer::Start(options.process.listen, services);
   if (!server.ok()) return ExitCodeOf(server.status());
   const std::string address = (*server)->address();
-  LogInfo(id, " listens on ", address, ", loading ", options.worker.model.folder);
+  LogInfo(id, " listens on ", address, ", loading ", options.worker.catalog.base);
   if (absl::Status status = WriteAddressFile(options.process.address_file, {"grpc=" + address});
       !status.ok()) {
     return ExitCodeOf(status);
   }
 
-  std::optional<Reporter> reporter;
   if (!options.orchestrator.empty()) {
     reporter.emplace(options.orchestrator, [&] {
       v1::WorkerReport report;
@@ -108,10 +149,9 @@ int RunWorkerProcess(const WorkerProcessOptions& options, v1::Role role, Worker&
       failed = true;
       return;
     }
-    LogInfo("serving ", options.worker.model.name, " with ",
-            std::string(worker.model().kernels().name), " kernels and ",
-            worker.host()->stats().blocks_total, " blocks, writer ",
-            worker.model().digest().Short(), ", loaded in ",
+    LogInfo("serving ", worker.ServedModels().size(), " models on base ",
+            worker.base().digest().Short(), " with ", std::string(worker.base().kernels().name),
+            " kernels and ", worker.host()->stats().blocks_total, " blocks, loaded in ",
             absl::FormatDuration(absl::Trunc(absl::Now() - begin, absl::Milliseconds(1))));
     (*server)->SetServing(true);
     if (reporter) reporter->ReportNow();

@@ -163,10 +163,11 @@ TEST(FindShippedModelTest, LooksInTheInstallationAndInTheSourceTree) {
   const ScratchFolder folder;
   folder.Write("installed/share/chorale/models/base/config.json", "{}");
   folder.Write("source/models/base/config.json", "{}");
-  EXPECT_EQ(*FindShippedModel(folder / "installed/bin"),
+  EXPECT_EQ(*FindShippedModels(folder / "installed/bin", "base"),
             folder / "installed/share/chorale/models/base");
-  EXPECT_EQ(*FindShippedModel(folder / "source/build/dev/bin"), folder / "source/models/base");
-  EXPECT_TRUE(absl::IsNotFound(FindShippedModel(folder / "empty/bin").status()));
+  EXPECT_EQ(*FindShippedModels(folder / "source/build/dev/bin", "base"),
+            folder / "source/models/base");
+  EXPECT_TRUE(absl::IsNotFound(FindShippedModels(folder / "empty/bin", "base").status()));
 }
 
 }  // namespace

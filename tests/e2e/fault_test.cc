@@ -217,6 +217,10 @@ TEST_F(Faults, AHandOffBetweenDifferentWeightsIsRefusedWithBothDigests) {
   request.set_model("m");
   request.add_tokens(1);
   request.set_writer_digest(std::string(32, 'x'));
+  grpc::ClientContext table_context;
+  v1::RoutingTable table;
+  ASSERT_TRUE(cluster_->control().GetRouting(&table_context, {}, &table).ok());
+  request.set_block_bytes(table.workers(0).models(0).block_bytes());
   grpc::ClientContext context;
   auto reader = prefill->Run(&context, request);
   v1::KvFrame frame;

@@ -33,8 +33,8 @@ struct Outcome {
 class EngineFixture : public testing::Test {
  protected:
   EngineFixture() : pool_(1) {
-    auto model = MakeRandomModel(TinyConfig(), kernels::DType::kF32, 1,
-                                 {.kernels = *kernels::FindKernels("reference")}, pool_);
+    auto model = MakeRandomTransformer(TinyConfig(), kernels::DType::kF32, 1,
+                                       {.kernels = *kernels::FindKernels("reference")}, pool_);
     EXPECT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
     auto tokenizer = Tokenizer::Parse(ByteTokenizerJson());
@@ -42,8 +42,11 @@ class EngineFixture : public testing::Test {
     tokenizer_ = *std::move(tokenizer);
   }
 
+  // An engine that serves the base as model "m".
   std::unique_ptr<Engine> MakeEngine(const EngineOptions& options) {
-    return std::make_unique<Engine>(options, *model_, tokenizer_.get());
+    auto engine = std::make_unique<Engine>(options, model_, pool_, tokenizer_.get());
+    engine->SetModel(*MakeModel("m", Mode::kStandard, {model_}, {model_}, {model_}));
+    return engine;
   }
 
   static std::vector<TokenId> Prompt(int tokens, int salt = 0) {
@@ -52,7 +55,7 @@ class EngineFixture : public testing::Test {
     return prompt;
   }
   static GenerateRequest Greedy(RequestId id, std::vector<TokenId> prompt, int max_tokens) {
-    GenerateRequest request{.id = id, .prompt = std::move(prompt)};
+    GenerateRequest request{.id = id, .model = "m", .prompt = std::move(prompt)};
     request.sampling.temperature = 0;
     request.sampling.max_tokens = max_tokens;
     request.sampling.ignore_eos = true;
@@ -101,7 +104,7 @@ class EngineFixture : public testing::Test {
   }
 
   kernels::ThreadPool pool_;
-  std::unique_ptr<Model> model_;
+  std::shared_ptr<const Transformer> model_;
   std::unique_ptr<const Tokenizer> tokenizer_;
   absl::Time now_ = absl::UnixEpoch();
 };

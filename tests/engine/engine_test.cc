@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "model/forward.h"
 #include "tests/engine/engine_fixture.h"
 
 namespace chorale {
@@ -13,7 +14,7 @@ class EngineTest : public EngineFixture {
   GenerateRequest RandomRequest(std::mt19937& random, RequestId id, int prompt_max) {
     const auto draw = [&](int n) { return static_cast<int>(random() % n); };
     const auto unit = [&] { return draw(1000) / 1000.0; };
-    GenerateRequest r{.id = id};
+    GenerateRequest r{.id = id, .model = "m"};
     const int size = 1 + draw(prompt_max);
     const int shared = draw(2) * draw(size + 1);
     for (int i = 0; i < size; ++i) r.prompt.push_back(i < shared ? i % 50 : draw(kTinyVocab));
@@ -47,7 +48,8 @@ TEST_F(EngineTest, GreedyTokensEqualAPlainLoopOfForwardPasses) {
   std::vector<float> logits;
   for (int i = 0; i < 30; ++i) {
     const BatchSequence all{.tokens = tokens, .blocks = blocks, .wants_logits = true};
-    model_->Forward({&all, 1}, {memory.data(), model_->kv_shape()}, logits);
+    logits.clear();
+    ForwardPass(pool_).Run(*model_, {&all, 1}, {memory.data(), model_->kv_shape()}, logits);
     tokens.push_back(model_->kernels().argmax(logits.data(), static_cast<int>(logits.size())));
   }
   EXPECT_EQ(outcome.tokens.at(0), std::vector<TokenId>(tokens.begin() + 21, tokens.end()));
@@ -145,9 +147,9 @@ TEST_F(EngineTest, ASecondPromptFindsTheFirstOnesBlocksOfItsTenantOnly) {
     request.tenant_salt = tenant;
     return RunOne(*engine, std::move(request)).usage.cached_tokens;
   };
-  EXPECT_EQ(engine->CachedTokens(Prompt(40), nullptr, "a"), 0);
+  EXPECT_EQ(engine->CachedTokens(Prompt(40), model_->digest(), "a"), 0);
   EXPECT_EQ(run(1, "a"), 0);
-  EXPECT_EQ(engine->CachedTokens(Prompt(40), nullptr, "a"), 32);
+  EXPECT_EQ(engine->CachedTokens(Prompt(40), model_->digest(), "a"), 32);
   EXPECT_EQ(run(2, "a"), 32);
   EXPECT_EQ(run(3, "b"), 0);
 }

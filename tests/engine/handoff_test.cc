@@ -20,8 +20,10 @@ class Handoff : public EngineFixture {
   // The blocks of all but the last token of a prompt, from the first that is asked for.
   std::vector<Block> Prefill(const std::vector<TokenId>& prompt, const std::string& tenant = "") {
     std::vector<EngineEvent> events;
-    PrefillRequest request{
-        .id = ++prefill_id_, .tokens = {prompt.begin(), prompt.end() - 1}, .tenant_salt = tenant};
+    PrefillRequest request{.id = ++prefill_id_,
+                           .model = "m",
+                           .tokens = {prompt.begin(), prompt.end() - 1},
+                           .tenant_salt = tenant};
     EXPECT_TRUE(prefill_->Submit(std::move(request)).ok());
     while (prefill_->Step(now_, events)) {
     }
@@ -131,7 +133,7 @@ TEST_F(Handoff, RefusesBlocksThatAreNotWhatTheySay) {
 TEST_F(Handoff, TheOpenBlockCarriesNothingOfFormerTenants) {
   auto small = MakeEngine({.blocks = 2});
   RunOne(*small, Greedy(1, Prompt(15, 9), 10));  // fills both blocks
-  PrefillRequest request{.id = 2, .tokens = Prompt(3), .reuse_prefix = false};
+  PrefillRequest request{.id = 2, .model = "m", .tokens = Prompt(3), .reuse_prefix = false};
   ASSERT_TRUE(small->Submit(std::move(request)).ok());
   std::vector<EngineEvent> events;
   while (small->Step(now_, events)) {
@@ -147,7 +149,7 @@ TEST_F(Handoff, TheOpenBlockCarriesNothingOfFormerTenants) {
 }
 
 TEST_F(Handoff, ReportsBlocksAsTheyAreWritten) {
-  PrefillRequest request{.id = 1, .tokens = Prompt(40)};
+  PrefillRequest request{.id = 1, .model = "m", .tokens = Prompt(40)};
   ASSERT_TRUE(prefill_->Submit(std::move(request)).ok());
   std::vector<int> done;
   std::vector<EngineEvent> events;

@@ -1,13 +1,13 @@
 // Real weights against what an independent implementation computed with them.
-#include <gtest/gtest.h>
-
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
+#include <gtest/gtest.h>
+
 #include "base/json.h"
-#include "model/model.h"
+#include "model/forward.h"
 
 namespace chorale {
 namespace {
@@ -27,23 +27,24 @@ class GoldenTest : public testing::TestWithParam<std::string> {
   // Greedy tokens after a prompt, one row at a time.
   static Run Greedy(const std::string& folder, const std::vector<TokenId>& prompt, int tokens) {
     kernels::ThreadPool pool(2);
-    const Model::Options options{.kernels = *kernels::FindKernels(GetParam()),
-                                 .dtype = kernels::DType::kF32};
-    auto model = Model::Load(folder, options, pool);
+    const Transformer::Options options{.kernels = *kernels::FindKernels(GetParam()),
+                                       .dtype = kernels::DType::kF32};
+    auto model = Transformer::Load(folder, options, pool);
     EXPECT_TRUE(model.ok()) << model.status();
-    std::vector<kernels::BlockId> blocks(
-        (prompt.size() + tokens) / kernels::kBlockTokens + 1);
+    std::vector<kernels::BlockId> blocks((prompt.size() + tokens) / kernels::kBlockTokens + 1);
     for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<int>(blocks.size() - 1 - i);
     const kernels::KvShape shape = (*model)->kv_shape();
     kernels::Buffer memory(shape.block_bytes() * blocks.size());
     Run run;
     std::vector<TokenId> next = prompt;
     int context = 0;
+    ForwardPass forward(pool);
     std::vector<float> logits;
     while (static_cast<int>(run.ids.size()) < tokens) {
       const BatchSequence row{
           .tokens = next, .context = context, .blocks = blocks, .wants_logits = true};
-      (*model)->Forward({&row, 1}, {memory.data(), shape}, logits);
+      logits.clear();
+      forward.Run(**model, {&row, 1}, {memory.data(), shape}, logits);
       if (run.ids.empty()) run.first_logits = logits;
       context += static_cast<int>(next.size());
       next = {(*model)->kernels().argmax(logits.data(), static_cast<int>(logits.size()))};

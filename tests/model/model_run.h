@@ -5,14 +5,14 @@
 #include <span>
 #include <vector>
 
-#include "model/model.h"
+#include "model/forward.h"
 
 namespace chorale {
 
 // Memory of some key/value blocks.
 class Memory {
  public:
-  Memory(const Model& model, int blocks)
+  Memory(const Transformer& model, int blocks)
       : shape_(model.kv_shape()), buffer_(shape_.block_bytes() * blocks) {}
   kernels::KvMemory kv() { return {buffer_.data(), shape_}; }
 
@@ -27,10 +27,19 @@ inline std::vector<TokenId> Tokens(int count, int salt) {
   return tokens;
 }
 
+// The logits of one pass.
+inline std::vector<float> RunBatch(const Transformer& model, std::span<const BatchSequence> batch,
+                                   kernels::KvMemory kv) {
+  kernels::ThreadPool pool(1);
+  std::vector<float> logits;
+  ForwardPass(pool).Run(model, batch, kv, logits);
+  return logits;
+}
+
 // Logits after the last token, by way of chunks of `chunk` tokens, 0 for all at once. The blocks
 // lie in reverse order.
-inline std::vector<float> LogitsOf(Model& model, std::span<const TokenId> tokens, int chunk = 0,
-                                   const Adapter* adapter = nullptr) {
+inline std::vector<float> LogitsOf(const Transformer& model, std::span<const TokenId> tokens,
+                                   int chunk = 0, const Adapter* adapter = nullptr) {
   const int count = static_cast<int>(tokens.size());
   std::vector<kernels::BlockId> blocks((count - 1) / kernels::kBlockTokens + 1);
   for (size_t i = 0; i < blocks.size(); ++i) {
@@ -46,7 +55,7 @@ inline std::vector<float> LogitsOf(Model& model, std::span<const TokenId> tokens
                                  .blocks = blocks,
                                  .adapter = adapter,
                                  .wants_logits = done + rows == count};
-    model.Forward({&sequence, 1}, memory.kv(), logits);
+    logits = RunBatch(model, {&sequence, 1}, memory.kv());
   }
   return logits;
 }

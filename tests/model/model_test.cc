@@ -1,6 +1,4 @@
 // Whole models under the reference kernels: what a batch may not change, and what a digest names.
-#include "model/model.h"
-
 #include <algorithm>
 #include <filesystem>
 
@@ -8,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "model/random_checkpoint.h"
+#include "model/transformer.h"
 #include "tests/model/model_run.h"
 #include "tests/model/safetensors_file.h"
 #include "tests/testing/temp_folder.h"
@@ -27,12 +26,13 @@ class ModelTest : public testing::Test {
     const absl::Status status = WriteRandomCheckpoint(folder_.path(), config, dtype, /*seed=*/3);
     ASSERT_TRUE(status.ok()) << status;
   }
-  absl::StatusOr<std::unique_ptr<Model>> Load(
+  absl::StatusOr<std::unique_ptr<const Transformer>> Load(
       std::optional<kernels::DType> dtype = kernels::DType::kF32) {
-    return Model::Load(folder_.path(),
-                       {.kernels = *kernels::FindKernels("reference"), .dtype = dtype}, pool_);
+    return Transformer::Load(
+        folder_.path(), {.kernels = *kernels::FindKernels("reference"), .dtype = dtype}, pool_);
   }
-  std::unique_ptr<Model> MustLoad(std::optional<kernels::DType> dtype = kernels::DType::kF32) {
+  std::unique_ptr<const Transformer> MustLoad(
+      std::optional<kernels::DType> dtype = kernels::DType::kF32) {
     auto model = Load(dtype);
     EXPECT_TRUE(model.ok()) << model.status();
     return *std::move(model);
@@ -73,7 +73,7 @@ TEST_F(ModelTest, GivesEverySequenceOfABatchWhatItGetsAlone) {
     batch.push_back(
         {.tokens = std::span(prompts[i]).first(prompts[i].size() - 1), .blocks = blocks[i]});
   }
-  model->Forward(batch, memory.kv(), logits);
+  logits = RunBatch(*model, batch, memory.kv());
   EXPECT_TRUE(logits.empty());
   batch.clear();
   const std::vector<TokenId> chunk = Tokens(20, 9);
@@ -85,7 +85,7 @@ TEST_F(ModelTest, GivesEverySequenceOfABatchWhatItGetsAlone) {
                      .blocks = blocks[i],
                      .wants_logits = true});
   }
-  model->Forward(batch, memory.kv(), logits);
+  logits = RunBatch(*model, batch, memory.kv());
   ASSERT_EQ(logits.size(), prompts.size() * kTinyVocab);
   for (size_t i = 0; i < prompts.size(); ++i) {
     const std::vector<float> row(logits.begin() + i * kTinyVocab,
@@ -104,9 +104,7 @@ TEST_F(ModelTest, GivesTheSameInChunksOfAnySize) {
 TEST_F(ModelTest, GivesNothingForAnEmptyBatch) {
   const auto model = MustLoad();
   Memory memory(*model, 1);
-  std::vector<float> logits = {1, 2};
-  model->Forward({}, memory.kv(), logits);
-  EXPECT_TRUE(logits.empty());
+  EXPECT_TRUE(RunBatch(*model, {}, memory.kv()).empty());
 }
 
 TEST_F(ModelTest, MixesAdaptersInOneBatch) {
@@ -114,8 +112,8 @@ TEST_F(ModelTest, MixesAdaptersInOneBatch) {
   const TempFolder a_folder, b_folder;
   ASSERT_TRUE(WriteRandomAdapter(a_folder.path(), TinyConfig(), 4, 8, 1).ok());
   ASSERT_TRUE(WriteRandomAdapter(b_folder.path(), TinyConfig(), 2, 8, 2).ok());
-  const auto a = model->LoadAdapter(a_folder.path());
-  const auto b = model->LoadAdapter(b_folder.path());
+  const auto a = model->LoadAdapter(a_folder.path(), pool_);
+  const auto b = model->LoadAdapter(b_folder.path(), pool_);
   ASSERT_TRUE(a.ok() && b.ok());
   const std::vector<TokenId> prompt = Tokens(9, 6);
   const Adapter* adapters[] = {a->get(), nullptr, nullptr, b->get(), a->get()};
@@ -128,8 +126,7 @@ TEST_F(ModelTest, MixesAdaptersInOneBatch) {
                      .adapter = adapters[i],
                      .wants_logits = i != 2});
   }
-  std::vector<float> logits;
-  model->Forward(batch, memory.kv(), logits);
+  const std::vector<float> logits = RunBatch(*model, batch, memory.kv());
   ASSERT_EQ(logits.size(), 4u * kTinyVocab);
   int row = 0;
   for (int i : {0, 1, 3, 4}) {
@@ -204,8 +201,9 @@ TEST_F(ModelTest, TakesTheDTypeOfItsEmbedding) {
 
 TEST_F(ModelTest, ReportsProgressUpToTheWhole) {
   std::vector<double> shares;
-  const auto model = Model::Load(folder_.path(), {.kernels = *kernels::FindKernels("reference")},
-                                 pool_, [&](double share) { shares.push_back(share); });
+  const auto model =
+      Transformer::Load(folder_.path(), {.kernels = *kernels::FindKernels("reference")}, pool_,
+                        [&](double share) { shares.push_back(share); });
   ASSERT_TRUE(model.ok());
   EXPECT_TRUE(std::is_sorted(shares.begin(), shares.end()));
   EXPECT_EQ(shares.back(), 1);

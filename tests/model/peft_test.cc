@@ -9,8 +9,8 @@
 #include <gtest/gtest.h>
 
 #include "model/linears.h"
-#include "model/model.h"
 #include "model/random_checkpoint.h"
+#include "model/transformer.h"
 #include "tests/model/model_run.h"
 #include "tests/model/safetensors_file.h"
 #include "tests/testing/temp_folder.h"
@@ -46,8 +46,8 @@ class PeftTest : public testing::Test {
     model_ = Load(base_.path());
   }
 
-  std::unique_ptr<Model> Load(const std::string& folder) {
-    auto model = Model::Load(
+  std::unique_ptr<const Transformer> Load(const std::string& folder) {
+    auto model = Transformer::Load(
         folder, {.kernels = *kernels::FindKernels("reference"), .dtype = kernels::DType::kF32},
         pool_);
     EXPECT_TRUE(model.ok()) << model.status();
@@ -64,13 +64,13 @@ class PeftTest : public testing::Test {
     WriteFile(path, json.dump());
   }
   void ExpectRefused(absl::StatusCode code, const std::string& message) const {
-    const absl::Status status = model_->LoadAdapter(adapter_.path()).status();
+    const absl::Status status = model_->LoadAdapter(adapter_.path(), pool_).status();
     EXPECT_EQ(status.code(), code) << message;
     EXPECT_THAT(std::string(status.message()), HasSubstr(message));
   }
 
   // The base with scale * b a added to the weights of every layer that the adapter has.
-  std::unique_ptr<Model> Merged(double scale) {
+  std::unique_ptr<const Transformer> Merged(double scale) {
     std::vector<FileTensor> tensors = TensorsOf(**Checkpoint::Open(base_.path()));
     const std::vector<FileTensor> low_rank = AdapterTensors();
     for (FileTensor& tensor : tensors) {
@@ -100,7 +100,7 @@ class PeftTest : public testing::Test {
   }
 
   void ExpectActsAsMerged(double scale) {
-    const auto adapter = model_->LoadAdapter(adapter_.path());
+    const auto adapter = model_->LoadAdapter(adapter_.path(), pool_);
     ASSERT_TRUE(adapter.ok()) << adapter.status();
     const auto merged = Merged(scale);
     const std::vector<TokenId> prompt = Tokens(37, 8);
@@ -116,10 +116,10 @@ class PeftTest : public testing::Test {
     EXPECT_GT(moved, 1e-2f);
   }
 
-  kernels::ThreadPool pool_;
+  mutable kernels::ThreadPool pool_;
   TempFolder base_;
   TempFolder adapter_;
-  std::unique_ptr<Model> model_;
+  std::unique_ptr<const Transformer> model_;
 };
 
 TEST_F(PeftTest, ActsAsMergedWeights) { ExpectActsAsMerged(kAlpha / kRank); }
@@ -144,7 +144,7 @@ TEST_F(PeftTest, ActsOnTheTargetsAndLayersItNames) {
 }
 
 TEST_F(PeftTest, IsNamedByItsTensorsAndScaleAndByItsBase) {
-  const auto load = [&] { return *model_->LoadAdapter(adapter_.path()); };
+  const auto load = [&] { return *model_->LoadAdapter(adapter_.path(), pool_); };
   const auto first = load();
   EXPECT_EQ(load()->digest, first->digest);
   EXPECT_NE(first->module_digest, first->digest);
@@ -155,7 +155,7 @@ TEST_F(PeftTest, IsNamedByItsTensorsAndScaleAndByItsBase) {
   EXPECT_EQ(load()->module_digest, first->module_digest);
   const TempFolder other;
   ASSERT_TRUE(WriteRandomCheckpoint(other.path(), TinyConfig(), kernels::DType::kF32, 99).ok());
-  const auto elsewhere = *Load(other.path())->LoadAdapter(adapter_.path());
+  const auto elsewhere = *Load(other.path())->LoadAdapter(adapter_.path(), pool_);
   EXPECT_EQ(elsewhere->digest, first->digest);
   EXPECT_NE(elsewhere->module_digest, first->module_digest);
   std::vector<FileTensor> tensors = AdapterTensors();
@@ -233,7 +233,7 @@ TEST_F(PeftTest, NamesTheFieldAndItsValue) {
     std::filesystem::copy_file(kept.path() + "/config", path,
                                std::filesystem::copy_options::overwrite_existing);
   }
-  EXPECT_TRUE(model_->LoadAdapter(adapter_.path()).ok());
+  EXPECT_TRUE(model_->LoadAdapter(adapter_.path(), pool_).ok());
 }
 
 TEST_F(PeftTest, NamesMissingFiles) {

@@ -16,7 +16,7 @@ WorkerInfo Worker(const std::string& id, WorkerRole role, int writer = 1) {
   return {.id = id,
           .address = id + ":1",
           .role = role,
-          .models = {{.name = "m", .writer = WriterOf(writer)}},
+          .models = {{.name = "m", .prompt_writer = WriterOf(writer)}},
           .ready = true};
 }
 

@@ -181,12 +181,13 @@ TEST(Errors, HaveTheHttpStatusThatFits) {
 TEST(Models, ListsNamesAndContext) {
   v1::ListModelsResponse models;
   ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(
-      "models { name: 'm' context_tokens: 9 } models { name: 'a' base: 'm' context_tokens: 9 }",
+      "models { name: 'm' mode: 'standard' context_tokens: 9 }"
+      "models { name: 'a' mode: 'icarus' context_tokens: 9 }",
       &models));
   EXPECT_EQ(Json::parse(ModelsBody(models, 7)), Json::parse(R"({"object": "list", "data": [
-      {"id": "m", "object": "model", "created": 7, "owned_by": "chorale", "parent": null,
+      {"id": "m", "object": "model", "created": 7, "owned_by": "chorale", "mode": "standard",
        "max_model_len": 9},
-      {"id": "a", "object": "model", "created": 7, "owned_by": "chorale", "parent": "m",
+      {"id": "a", "object": "model", "created": 7, "owned_by": "chorale", "mode": "icarus",
        "max_model_len": 9}]})"));
 }
 

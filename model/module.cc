@@ -1,0 +1,124 @@
+#include "model/module.h"
+
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+
+namespace chorale {
+namespace {
+
+constexpr Mode kModes[] = {Mode::kStandard, Mode::kPrefillShare, Mode::kSun, Mode::kIcarus};
+
+std::string ShapeText(const kernels::KvShape& shape) {
+  return absl::StrFormat("%d layers x %d key heads of %d in %s", shape.layers, shape.kv_heads,
+                         shape.head_dim, kernels::NameOf(shape.dtype));
+}
+
+// K/V of one may be read by the other.
+absl::Status CheckFits(const Transformer& base, const Transformer& other) {
+  const ModelConfig& a = base.config();
+  const ModelConfig& b = other.config();
+  if (base.kv_shape() != other.kv_shape()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("attention shape %s, but the base has %s: they cannot share K/V",
+                        ShapeText(other.kv_shape()), ShapeText(base.kv_shape())));
+  }
+  if (a.vocab != b.vocab) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "vocabulary of %d, but the base has %d: they cannot share a tokenizer", b.vocab, a.vocab));
+  }
+  if (a.rope_theta != b.rope_theta || !(a.rope_scaling == b.rope_scaling)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("rope_theta %g or rope_scaling differ from the base's (rope_theta %g): the "
+                        "positions in shared K/V would not mean the same",
+                        b.rope_theta, a.rope_theta));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckReader(const Module& base, const Module& module) {
+  if (module.adapter == nullptr || module.transformer != base.transformer) {
+    return absl::InvalidArgumentError(
+        "mode icarus: the module must be an adapter on the base; for a full fine-tune use "
+        "prefillshare or standard");
+  }
+  for (const auto& layer : module.adapter->layers) {
+    for (Linear linear : {Linear::kK, Linear::kV}) {
+      if (!layer[static_cast<int>(linear)].present()) continue;
+      return absl::InvalidArgumentError(
+          "mode icarus: the adapter has updates of k_proj or v_proj, but keys and values are "
+          "written by the base alone; train it without them, or use mode standard");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Fill(const Module& base, const Module& module, const Module& decoder, Model& model) {
+  RETURN_IF_ERROR(CheckFits(*base.transformer, *module.transformer));
+  RETURN_IF_ERROR(CheckFits(*base.transformer, *decoder.transformer));
+  switch (model.mode) {
+    case Mode::kStandard:
+      model.prompt_writer = model.output_writer = model.predictor = module;
+      break;
+    case Mode::kPrefillShare:
+      model.prompt_writer = base;
+      model.output_writer = model.predictor = module;
+      break;
+    case Mode::kSun:
+      model.prompt_writer = module;
+      model.output_writer = model.predictor = decoder;
+      break;
+    case Mode::kIcarus:
+      RETURN_IF_ERROR(CheckReader(base, module));
+      model.prompt_writer = model.output_writer = base;
+      model.predictor = module;
+      break;
+  }
+  DigestBuilder digest;
+  digest.AddString("chorale model");
+  for (const Module* part : {&model.prompt_writer, &model.output_writer, &model.predictor}) {
+    digest.AddString(part->digest().AsBytes());
+  }
+  model.digest = digest.Finish();
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const char* NameOf(Mode mode) {
+  switch (mode) {
+    case Mode::kStandard:
+      return "standard";
+    case Mode::kPrefillShare:
+      return "prefillshare";
+    case Mode::kSun:
+      return "sun";
+    case Mode::kIcarus:
+      return "icarus";
+  }
+  return "unknown";
+}
+
+absl::StatusOr<Mode> ParseMode(std::string_view name) {
+  for (Mode mode : kModes) {
+    if (name == NameOf(mode)) return mode;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrFormat("field 'mode': '%s'; expected standard, prefillshare, sun or icarus", name));
+}
+
+absl::StatusOr<std::shared_ptr<const Model>> MakeModel(std::string name, Mode mode,
+                                                       const Module& base, const Module& module,
+                                                       const Module& decoder) {
+  auto model = std::make_shared<Model>();
+  model->name = std::move(name);
+  model->mode = mode;
+  if (absl::Status status = Fill(base, module, decoder, *model); !status.ok()) {
+    return absl::Status(status.code(), absl::StrFormat("model '%s': %s", model->name,
+                                                       std::string(status.message())));
+  }
+  return model;
+}
+
+}  // namespace chorale
