@@ -1,5 +1,6 @@
 #include "tests/e2e/processes.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -138,8 +139,12 @@ void TestCluster::StartOrchestrator() {
 void TestCluster::StartWorker(const std::string& id) {
   const bool prefill = id.rfind("prefill", 0) == 0;
   std::vector<std::string> flags = {
-      "--listen",    SocketOf(id), "--orchestrator", SocketOf("orchestrator"),
-      "--worker-id", id,           "--model",        "m=" + options_.model_folder};
+      "--listen", SocketOf(id), "--orchestrator", SocketOf("orchestrator"), "--worker-id", id};
+  if (options_.family_folder.empty()) {
+    flags.insert(flags.end(), {"--model", "m=" + options_.model_folder});
+  } else {
+    flags.insert(flags.end(), {"--models", options_.family_folder});
+  }
   const auto& more = prefill ? options_.prefill_flags : options_.decode_flags;
   flags.insert(flags.end(), options_.worker_flags.begin(), options_.worker_flags.end());
   flags.insert(flags.end(), more.begin(), more.end());
@@ -158,6 +163,16 @@ void TestCluster::WaitForWorkers(int ready) {
     return seen == ready;
   })) << seen
       << " workers are ready";
+}
+
+void TestCluster::WaitForModel(const std::string& name) {
+  CHECK(WaitFor([&] {
+    grpc::ClientContext context;
+    v1::ListModelsResponse response;
+    if (!inference_->ListModels(&context, {}, &response).ok()) return false;
+    return std::any_of(response.models().begin(), response.models().end(),
+                       [&](const auto& model) { return model.name() == name; });
+  })) << name;
 }
 
 std::map<std::string, int64_t> TestCluster::Metrics(const std::string& id) {

@@ -36,7 +36,8 @@ class Process {
 };
 
 struct ClusterOptions {
-  std::string model_folder;
+  std::string model_folder;   // served as model "m"
+  std::string family_folder;  // with a chorale.yaml; instead of a model folder
   int prefill = 1;
   int decode = 2;
   std::vector<std::string> worker_flags;  // for every worker
@@ -44,7 +45,7 @@ struct ClusterOptions {
   std::vector<std::string> prefill_flags;
 };
 
-// Orchestrator, workers and router, ready to serve model "m".
+// Orchestrator, workers and router, ready to serve.
 class TestCluster {
  public:
   explicit TestCluster(const ClusterOptions& options);
@@ -62,6 +63,8 @@ class TestCluster {
   void StartOrchestrator();
   // Waits until the routing table has this many ready workers; CHECKs that it comes to that.
   void WaitForWorkers(int ready);
+  // Waits until the router lists a model.
+  void WaitForModel(const std::string& name);
   // Counters and gauges of a worker's engine.
   std::map<std::string, int64_t> Metrics(const std::string& id);
   // Waits until no block is held on any worker, and returns whether free + held = total on each.
