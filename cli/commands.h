@@ -25,6 +25,7 @@ void AddStatus(CLI::App& app, Command& chosen);
 void AddModels(CLI::App& app, Command& chosen);
 void AddGenerate(CLI::App& app, Command& chosen);
 void AddChat(CLI::App& app, Command& chosen);
+void AddDemo(CLI::App& app, Command& chosen);
 void AddConvert(CLI::App& app, Command& chosen);
 void AddBench(CLI::App& app, Command& chosen);
 

@@ -27,6 +27,7 @@ int main(int argc, char** argv) {
   AddGenerate(app, chosen);
   AddChat(app, chosen);
   AddRun(app, chosen);
+  AddDemo(app, chosen);
   AddConvert(app, chosen);
   AddBench(app, chosen);
   try {
