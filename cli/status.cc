@@ -1,4 +1,5 @@
 // `chorale status`: the processes of a cluster and what its workers say of themselves.
+#include <map>
 #include <memory>
 #include <utility>
 
@@ -32,6 +33,7 @@ struct Snapshot {
   std::string run_dir;
   ClusterRecord cluster;
   absl::StatusOr<v1::RoutingTable> workers;
+  std::map<std::string, v1::WorkerStatusResponse> counters;  // of the workers that answer, by id
 
   // Every process runs and every worker takes requests.
   bool healthy() const {
@@ -78,7 +80,61 @@ absl::StatusOr<Snapshot> Look(const StatusOptions& options) {
   } else {
     snapshot.workers = GetRouting(orchestrator->address, kCallTimeout);
   }
+  if (!snapshot.workers.ok()) return snapshot;
+  for (const v1::WorkerReport& worker : snapshot.workers->workers()) {
+    absl::StatusOr<v1::WorkerStatusResponse> status =
+        GetWorkerStatus(worker.address(), kCallTimeout);
+    if (status.ok()) snapshot.counters[worker.worker_id()] = *std::move(status);
+  }
   return snapshot;
+}
+
+// The counters of each model, summed over the workers.
+std::map<std::string, v1::ModelCounters> CountersByModel(const Snapshot& snapshot) {
+  std::map<std::string, v1::ModelCounters> models;
+  for (const auto& [id, status] : snapshot.counters) {
+    for (const auto& [name, counters] : status.models()) {
+      v1::ModelCounters& sum = models[name];
+      sum.set_prompt_tokens_computed(sum.prompt_tokens_computed() +
+                                     counters.prompt_tokens_computed());
+      sum.set_prompt_tokens_reused_own(sum.prompt_tokens_reused_own() +
+                                       counters.prompt_tokens_reused_own());
+      sum.set_prompt_tokens_reused_shared(sum.prompt_tokens_reused_shared() +
+                                          counters.prompt_tokens_reused_shared());
+      sum.set_prompt_tokens_received(sum.prompt_tokens_received() +
+                                     counters.prompt_tokens_received());
+      sum.set_decode_rows(sum.decode_rows() + counters.decode_rows());
+    }
+  }
+  return models;
+}
+
+// A counter or gauge summed over the workers.
+int64_t Sum(const Snapshot& snapshot, const std::string& name) {
+  int64_t sum = 0;
+  for (const auto& [id, status] : snapshot.counters) {
+    if (const auto it = status.engine().find(name); it != status.engine().end()) sum += it->second;
+  }
+  return sum;
+}
+
+// What was prefilled, and what sharing saved.
+std::string SharingText(const Snapshot& snapshot) {
+  std::vector<std::vector<std::string>> rows = {{"MODEL", "PROMPT TOKENS: PREFILLED", "REUSED",
+                                                 "REUSED OF OTHERS", "RECEIVED", "DECODE ROWS"}};
+  for (const auto& [name, counters] : CountersByModel(snapshot)) {
+    rows.push_back({name, absl::StrCat(counters.prompt_tokens_computed()),
+                    absl::StrCat(counters.prompt_tokens_reused_own()),
+                    absl::StrCat(counters.prompt_tokens_reused_shared()),
+                    absl::StrCat(counters.prompt_tokens_received()),
+                    absl::StrCat(counters.decode_rows())});
+  }
+  if (rows.size() == 1) return "";
+  return absl::StrFormat(
+      "\n%s\n%.1f MiB of K/V shared between models; %d of %d decode passes had rows of several "
+      "models\n",
+      Table(rows), Sum(snapshot, "kv_bytes_shared") / 1048576.0,
+      Sum(snapshot, "decode_passes_mixed"), Sum(snapshot, "decode_passes"));
 }
 
 std::string ToText(const Snapshot& snapshot) {
@@ -107,7 +163,7 @@ std::string ToText(const Snapshot& snapshot) {
                        absl::StrCat(worker.blocks_free(), " of ", worker.blocks_total()),
                        absl::StrJoin(ModelNames(worker), " ")});
   }
-  return absl::StrCat(text, Table(workers));
+  return absl::StrCat(text, Table(workers), SharingText(snapshot));
 }
 
 Json ToJson(const Snapshot& snapshot) {
@@ -141,6 +197,17 @@ Json ToJson(const Snapshot& snapshot) {
                                {"blocks_free", worker.blocks_free()},
                                {"blocks_total", worker.blocks_total()},
                                {"models", ModelNames(worker)}});
+  }
+  json["models"] = Json::object();
+  for (const auto& [name, counters] : CountersByModel(snapshot)) {
+    json["models"][name] = {{"prompt_tokens_prefilled", counters.prompt_tokens_computed()},
+                            {"prompt_tokens_reused_own", counters.prompt_tokens_reused_own()},
+                            {"prompt_tokens_reused_shared", counters.prompt_tokens_reused_shared()},
+                            {"prompt_tokens_received", counters.prompt_tokens_received()},
+                            {"decode_rows", counters.decode_rows()}};
+  }
+  for (const char* name : {"kv_bytes_shared", "decode_passes", "decode_passes_mixed"}) {
+    json[name] = Sum(snapshot, name);
   }
   return json;
 }

@@ -238,6 +238,7 @@ absl::StatusOr<std::vector<Tensor>> ParseSafetensors(std::span<const std::byte> 
 struct Checkpoint::Mapping {
   std::byte* data = nullptr;
   size_t bytes = 0;
+  struct stat info = {};
 
   Mapping() = default;
   Mapping(const Mapping&) = delete;
@@ -260,7 +261,6 @@ struct Checkpoint::Mapping {
 
  private:
   absl::Status Map(int fd, const std::string& path) {
-    struct stat info;
     if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
       return absl::InvalidArgumentError(absl::StrFormat("%s: not a regular file", path));
     }
@@ -293,6 +293,18 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
       return TensorError(path, tensor.name, "another file of this model has it too");
     }
   }
+  DigestBuilder identity;
+  identity.AddString(identity_.AsBytes());
+  identity.AddString(std::filesystem::absolute(path).lexically_normal().string());
+  const struct stat& info = mapping->info;
+  for (int64_t value :
+       {static_cast<int64_t>(info.st_dev), static_cast<int64_t>(info.st_ino),
+        static_cast<int64_t>(info.st_size), static_cast<int64_t>(info.st_mtim.tv_sec),
+        static_cast<int64_t>(info.st_mtim.tv_nsec), static_cast<int64_t>(info.st_ctim.tv_sec),
+        static_cast<int64_t>(info.st_ctim.tv_nsec)}) {
+    identity.AddInt(value);
+  }
+  identity_ = identity.Finish();
   files_.push_back(std::move(mapping));
   return absl::OkStatus();
 }

@@ -16,6 +16,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "base/hash.h"
 #include "kernels/tensor.h"
 
 namespace chorale {
@@ -50,6 +51,9 @@ class Checkpoint {
   // Every tensor, in order of name.
   std::vector<const Tensor*> tensors() const;
   int64_t bytes() const;
+  // Of the files as they were opened: path, device, inode, size and times of change. Not of their
+  // bytes.
+  const Digest& identity() const { return identity_; }
 
  private:
   struct Mapping;
@@ -58,6 +62,7 @@ class Checkpoint {
   absl::Status AddFile(const std::string& path);
   absl::Status AddShards(const std::string& model_folder);
   std::string path_;  // as it was opened, for errors
+  Digest identity_;
   std::vector<std::unique_ptr<Mapping>> files_;
   absl::flat_hash_map<std::string, Tensor> tensors_;
 };

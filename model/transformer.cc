@@ -37,8 +37,9 @@ absl::StatusOr<std::unique_ptr<const Transformer>> Transformer::Create(
   CHECK(options.kernels != nullptr);
   const kernels::DType dtype = DTypeFor(checkpoint, options.dtype);
   CHECK(dtype == kernels::DType::kF32 || dtype == kernels::DType::kBF16);
-  ASSIGN_OR_RETURN(Weights weights, LoadWeights(config, checkpoint, *options.kernels, dtype,
-                                                options.quantization, pool, progress));
+  ASSIGN_OR_RETURN(Weights weights,
+                   LoadWeights(config, checkpoint, *options.kernels, dtype, options.quantization,
+                               options.digest_cache, pool, progress));
   return std::unique_ptr<const Transformer>(
       new Transformer(config, *options.kernels, dtype, std::move(weights)));
 }

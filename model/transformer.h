@@ -28,6 +28,8 @@ class Transformer {
     std::optional<kernels::DType> dtype;
     // Set: the linear layers are held in 8 or 4 bits (kI8, kI4).
     std::optional<kernels::DType> quantization;
+    // Folder of digests that were computed before; empty: none (digest_cache.h).
+    std::string digest_cache;
   };
 
   // Reads a Hugging Face model folder. `pool` packs the weights.

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
 #include "model/digest.h"
+#include "model/digest_cache.h"
 #include "model/linears.h"
 #include "model/quantized_tensor.h"
 
@@ -55,7 +56,7 @@ class Tensors {
   // A matrix in codes; `name` counts as used with its digest from now on.
   QuantizedTensor Quantized(const std::string& name);
   // Of everything; after the last call of Quantized.
-  TensorDigests Digests();
+  TensorDigests Digests(const std::string& cache);
 
  private:
   absl::Status CheckQuantized(const TensorSpec& spec);
@@ -167,13 +168,18 @@ QuantizedTensor Tensors::Quantized(const std::string& name) {
   return tensor;
 }
 
-TensorDigests Tensors::Digests() {
-  std::vector<const Tensor*> list;
-  for (const auto& [name, tensor] : floats_) list.push_back(&tensor);
-  std::vector<Digest> digests(list.size());
-  pool_.ParallelFor(static_cast<int>(list.size()),
-                    [&](int i) { digests[i] = DigestOfTensor(*list[i]); });
-  for (size_t i = 0; i < list.size(); ++i) digests_[list[i]->name] = digests[i];
+TensorDigests Tensors::Digests(const std::string& cache) {
+  TensorDigests known = ReadDigests(cache, checkpoint_);
+  std::vector<const Tensor*> unknown;
+  for (const auto& [name, tensor] : floats_) {
+    if (!known.contains(name)) unknown.push_back(&tensor);
+  }
+  std::vector<Digest> digests(unknown.size());
+  pool_.ParallelFor(static_cast<int>(unknown.size()),
+                    [&](int i) { digests[i] = DigestOfTensor(*unknown[i]); });
+  for (size_t i = 0; i < unknown.size(); ++i) known[unknown[i]->name] = digests[i];
+  if (!unknown.empty()) WriteDigests(cache, checkpoint_, known);
+  for (const auto& [name, tensor] : floats_) digests_[name] = known.at(name);
   return digests_;
 }
 
@@ -244,7 +250,8 @@ std::vector<TensorSpec> RequiredTensors(const ModelConfig& config) {
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,
                                     const kernels::Kernels& kernels, kernels::DType dtype,
                                     std::optional<kernels::DType> quantization,
-                                    kernels::ThreadPool& pool, const LoadProgress& progress) {
+                                    const std::string& digest_cache, kernels::ThreadPool& pool,
+                                    const LoadProgress& progress) {
   if (quantization && config.quantization && quantization != config.quantization) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "%s is asked for, but the checkpoint is in %s already; convert the one it was made from",
@@ -269,7 +276,7 @@ absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint&
   weights.norm = packer.Vector(kNorm);
   if (!config.tied_embeddings) weights.output = packer.Matrix({kOutput});
   report();
-  weights.digest = DigestOfBase(config, dtype, tensors.Digests());
+  weights.digest = DigestOfBase(config, dtype, tensors.Digests(digest_cache));
   report();
   return weights;
 }

@@ -48,11 +48,13 @@ struct Weights {
 // Checks that every tensor is there with its shape before any is packed. With `quantization` set
 // matrices are held in 8 or 4 bits; a converted checkpoint is in its own already. Errors as in
 // Checkpoint::Get; InvalidArgument also names a tensor of a layer that the config has no place for,
-// because leaving a bias out would give wrong text without a word.
+// because leaving a bias out would give wrong text without a word. `digest_cache` is a folder, or
+// empty (digest_cache.h).
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,
                                     const kernels::Kernels& kernels, kernels::DType dtype,
                                     std::optional<kernels::DType> quantization,
-                                    kernels::ThreadPool& pool, const LoadProgress& progress);
+                                    const std::string& digest_cache, kernels::ThreadPool& pool,
+                                    const LoadProgress& progress);
 
 // A vector of any readable dtype, widened.
 std::vector<float> ToFloats(const Tensor& tensor);

@@ -202,6 +202,7 @@ int HttpStatusOf(const absl::Status& status) {
       return 429;
     case absl::StatusCode::kUnimplemented:
       return 501;
+    case absl::StatusCode::kAborted:
     case absl::StatusCode::kUnavailable:
       return 503;
     case absl::StatusCode::kDeadlineExceeded:
@@ -214,6 +215,7 @@ int HttpStatusOf(const absl::Status& status) {
 int RetryAfterSeconds(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kAborted:
     case absl::StatusCode::kUnavailable:
       return 1;
     default:

@@ -82,6 +82,7 @@ absl::Status Worker::Load() {
   Transformer::Options options;
   ASSIGN_OR_RETURN(options.kernels, kernels::FindKernels(options_.kernels));
   ASSIGN_OR_RETURN(options.dtype, ParseDType(options_.dtype));
+  if (!options_.cache_dir.empty()) options.digest_cache = options_.cache_dir + "/digests";
   const std::string& folder = options_.catalog.base;
   ASSIGN_OR_RETURN(loader_, ModelLoader::Open(folder, options, *pool_, [this](double share) {
                      load_progress_ = 0.5 * share;

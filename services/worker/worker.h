@@ -27,6 +27,7 @@ struct WorkerOptions {
   bool prompt_writers_only = false;
   std::string kernels = "cpu";
   std::string dtype = "auto";         // auto, f32, bf16
+  std::string cache_dir;              // for digests of weights; empty: none
   int threads = 0;                    // 0: one for every processor
   int64_t kv_mib = 0;                 // memory for K/V blocks; 0: 512, or what blocks says
   EngineOptions engine{.blocks = 0};  // 0 blocks: as many as kv_mib holds

@@ -1,6 +1,7 @@
 #include "services/worker/worker_flags.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -22,6 +23,15 @@ void AddModel(ModelSpec model, CatalogSpec& catalog) {
         absl::StrFormat("model '%s': the name is taken, choose another", model.name));
   }
   catalog.models.push_back(std::move(model));
+}
+
+// $XDG_CACHE_HOME/chorale, or ~/.cache/chorale; empty when there is no home.
+std::string DefaultCacheDir() {
+  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache != nullptr && *cache != '\0') {
+    return std::string(cache) + "/chorale";
+  }
+  const char* home = std::getenv("HOME");
+  return home != nullptr && *home != '\0' ? std::string(home) + "/.cache/chorale" : "";
 }
 
 // --models, or --model with --adapter.
@@ -64,6 +74,10 @@ void AddWorkerFlags(CLI::App& app, WorkerOptions& options, bool model_required) 
   app.add_option("--kernels", options.kernels, "cpu, reference, or a full name")
       ->capture_default_str();
   app.add_option("--dtype", options.dtype, "weights and K/V: auto, f32 or bf16")
+      ->capture_default_str();
+  options.cache_dir = DefaultCacheDir();
+  app.add_option("--cache-dir", options.cache_dir,
+                 "digests of weights are kept here; empty: computed at every start")
       ->capture_default_str();
   app.add_option("--threads", options.threads, "compute threads; 0: one for every processor")
       ->check(CLI::Range(0, 1024));

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
@@ -19,6 +20,8 @@
 
 namespace chorale {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr absl::Duration kPatience = absl::Seconds(60);
 
@@ -43,13 +46,20 @@ Process::Process(const std::string& program, const std::vector<std::string>& arg
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
+  // Nothing of a test is kept in the user's cache.
+  std::string cache = absl::StrCat("XDG_CACHE_HOME=", fs::path(log_path).parent_path().string());
+  std::vector<char*> environment = {cache.data()};
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    if (!absl::StartsWith(*variable, "XDG_CACHE_HOME=")) environment.push_back(*variable);
+  }
+  environment.push_back(nullptr);
   pid_ = fork();
   CHECK_GE(pid_, 0);
   if (pid_ != 0) return;
   const int log = open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
   dup2(log, STDOUT_FILENO);
   dup2(log, STDERR_FILENO);
-  execv(path.c_str(), argv.data());
+  execve(path.c_str(), argv.data(), environment.data());
   _exit(127);
 }
 
@@ -175,13 +185,18 @@ void TestCluster::WaitForModel(const std::string& name) {
   })) << name;
 }
 
-std::map<std::string, int64_t> TestCluster::Metrics(const std::string& id) {
+v1::WorkerStatusResponse TestCluster::Status(const std::string& id) {
   auto stub = v1::WorkerControl::NewStub(OpenChannel(SocketOf(id)));
   grpc::ClientContext context;
   v1::WorkerStatusResponse response;
   const grpc::Status status = stub->Status(&context, {}, &response);
   CHECK(status.ok()) << id << ": " << status.error_message();
-  return {response.engine().begin(), response.engine().end()};
+  return response;
+}
+
+std::map<std::string, int64_t> TestCluster::Metrics(const std::string& id) {
+  const v1::WorkerStatusResponse status = Status(id);
+  return {status.engine().begin(), status.engine().end()};
 }
 
 bool TestCluster::AllBlocksComeBack() {

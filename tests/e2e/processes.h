@@ -65,6 +65,8 @@ class TestCluster {
   void WaitForWorkers(int ready);
   // Waits until the router lists a model.
   void WaitForModel(const std::string& name);
+  // What a worker counts.
+  v1::WorkerStatusResponse Status(const std::string& id);
   // Counters and gauges of a worker's engine.
   std::map<std::string, int64_t> Metrics(const std::string& id);
   // Waits until no block is held on any worker, and returns whether free + held = total on each.

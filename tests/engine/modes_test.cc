@@ -2,8 +2,8 @@
 #include <algorithm>
 
 #include "model/catalog.h"
-#include "model/forward.h"
 #include "tests/engine/engine_fixture.h"
+#include "tests/model/mode_run.h"
 #include "tests/testing/temp_folder.h"
 #include "tests/testing/tiny_family.h"
 
@@ -74,40 +74,9 @@ class ModesTest : public EngineFixture {
     return blocks;
   }
 
-  // Greedy tokens by the definition of the modes: the prompt up to its last token by one module,
-  // then a row at a time by another.
   std::vector<TokenId> ByDefinition(const Model& model, const std::vector<TokenId>& prompt,
                                     int count) {
-    std::vector<kernels::BlockId> blocks((prompt.size() + count) / kernels::kBlockTokens + 1);
-    for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<int>(i);
-    const kernels::KvShape shape = loader_->base().transformer->kv_shape();
-    kernels::Buffer memory(shape.block_bytes() * blocks.size());
-    const kernels::KvMemory kv{memory.data(), shape};
-    ForwardPass forward(pool_);
-    std::vector<float> logits;
-    std::vector<TokenId> tokens = prompt;
-    if (prompt.size() > 1) {
-      const BatchSequence all{.tokens = std::span(tokens).first(prompt.size() - 1),
-                              .blocks = blocks,
-                              .adapter = model.prompt_writer.adapter.get()};
-      forward.Run(*model.prompt_writer.transformer, {&all, 1}, kv, logits);
-    }
-    for (int i = 0; i < count; ++i) {
-      const int last = static_cast<int>(tokens.size()) - 1;
-      // What a reader's row computes is judged by modes_golden_test; here, when it runs and on
-      // what.
-      const BatchSequence row{
-          .tokens = std::span(tokens).last(1),
-          .context = last,
-          .blocks = blocks,
-          .adapter = model.output_writer.adapter.get(),
-          .reader = model.has_reader() ? model.predictor.adapter.get() : nullptr,
-          .wants_logits = true};
-      logits.clear();
-      forward.Run(*model.predictor.transformer, {&row, 1}, kv, logits);
-      tokens.push_back(model_->kernels().argmax(logits.data(), static_cast<int>(logits.size())));
-    }
-    return {tokens.begin() + static_cast<int>(prompt.size()), tokens.end()};
+    return RunByDefinition(model, prompt, count, pool_).tokens;
   }
 
   TempFolder folder_;

@@ -101,6 +101,41 @@ TEST_F(ModelTest, GivesTheSameInChunksOfAnySize) {
   for (int chunk : {1, 2, 7, 16, 33}) EXPECT_EQ(LogitsOf(*model, prompt, chunk), whole) << chunk;
 }
 
+TEST_F(ModelTest, KeepsDigestsAsLongAsTheFileIsTheSame) {
+  const TempFolder cache;
+  const auto digest = [&] {
+    auto model = Transformer::Load(
+        folder_.path(),
+        {.kernels = *kernels::FindKernels("reference"), .digest_cache = cache.path() + "/digests"},
+        pool_);
+    EXPECT_TRUE(model.ok()) << model.status();
+    return (*model)->digest();
+  };
+  const auto files = [&] {
+    std::vector<std::filesystem::path> paths;
+    for (const auto& entry : std::filesystem::directory_iterator(cache.path() + "/digests")) {
+      paths.push_back(entry.path());
+    }
+    return paths;
+  };
+  const Digest first = digest();
+  EXPECT_EQ(first, MustLoad()->digest());
+  ASSERT_EQ(files().size(), 1u);
+  // What is known is believed: another word for one tensor shows in the digest.
+  Json known = *ParseJsonFile(files()[0].string());
+  known["model.norm.weight"] = Digest().ToHex();
+  WriteFile(files()[0].string(), known.dump());
+  EXPECT_NE(digest(), first);
+  // A damaged entry is none.
+  WriteFile(files()[0].string(), "{\"model.norm.weight\": 7");
+  EXPECT_EQ(digest(), first);
+  // New weights in the same place are not the old ones.
+  ASSERT_TRUE(
+      WriteRandomCheckpoint(folder_.path(), TinyConfig(), kernels::DType::kF32, /*seed=*/4).ok());
+  EXPECT_NE(digest(), first);
+  EXPECT_EQ(files().size(), 2u);
+}
+
 TEST_F(ModelTest, GivesNothingForAnEmptyBatch) {
   const auto model = MustLoad();
   Memory memory(*model, 1);
