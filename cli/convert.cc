@@ -1,4 +1,6 @@
 // `chorale convert`: a checkpoint in fewer bits.
+#include "model/convert.h"
+
 #include <algorithm>
 #include <filesystem>
 #include <memory>
@@ -11,7 +13,6 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "model/catalog.h"
-#include "model/quantized_tensor.h"
 
 namespace chorale::cli {
 namespace {

@@ -102,6 +102,10 @@ class Conversations {
     AddTokens(session, options_.context_tokens, context);
     for (int turn = 0; turn < options_.turns; ++turn) {
       if (TakeInterrupt()) return absl::CancelledError("interrupted");
+      {
+        std::lock_guard lock(mutex_);
+        if (!status_.ok()) return status_;  // another session's end is the end of all
+      }
       RETURN_IF_ERROR(Turn(client, side_.models[turn % side_.models.size()], context));
       AddTokens(session, options_.observation_tokens, context);
     }

@@ -78,13 +78,15 @@ absl::StatusOr<std::string> FindShippedModels(const std::string& bin_dir, const 
     for (const char* place : {"share/chorale/models", "models"}) {
       std::error_code error;
       const fs::path found = folder / place / name;
-      if (fs::is_directory(found, error)) return found.string();
+      for (const char* file : {"config.json", "chorale.yaml"}) {
+        if (fs::exists(found / file, error)) return found.string();
+      }
     }
     if (folder == folder.root_path()) break;
   }
   return absl::NotFoundError(
-      absl::StrFormat("the shipped models/%s are not near %s: name others with --model NAME=FOLDER "
-                      "or --models FOLDER",
+      absl::StrFormat("the shipped models/%s are not near %s: name others with --models FOLDER, or "
+                      "one with --model NAME=FOLDER where the command takes it",
                       name, bin_dir));
 }
 
@@ -185,6 +187,7 @@ absl::Status Launch::CheckRunning() const {
 }
 
 absl::Status Launch::PrepareFolders() {
+  ASSIGN_OR_RETURN(const std::string first_model, FirstModel(options_));
   std::error_code error;
   fs::create_directories(root_ + "/logs", error);
   if (!error) fs::create_directories(root_ + "/addresses", error);
@@ -204,7 +207,7 @@ absl::Status Launch::PrepareFolders() {
   }
   cluster_ = {.boot_id = BootId(),
               .started_unix_s = absl::ToUnixSeconds(absl::Now()),
-              .model = *FirstModel(options_),
+              .model = first_model,
               .socket_dir = socket_dir,
               .prefill_workers = options_.prefill,
               .decode_workers = options_.decode};

@@ -10,6 +10,7 @@
 #include "cli/client.h"
 #include "cli/commands.h"
 #include "cli/output.h"
+#include "model/module.h"
 
 namespace chorale::cli {
 namespace {
@@ -40,7 +41,7 @@ absl::Status List(const ModelsOptions& options) {
     for (const auto& model : response.models()) {
       models.push_back({{"name", model.name()},
                         {"mode", model.mode()},
-                        {"digest", ShortDigest(model.digest())},
+                        {"version", ShortDigest(model.digest())},
                         {"context_tokens", model.context_tokens()},
                         {"prefill_workers", model.prefill_workers()},
                         {"decode_workers", model.decode_workers()}});
@@ -80,7 +81,15 @@ void Print(const std::string& name, const v1::ModelChanges& changes, bool json) 
   if (json) absl::PrintF("%s\n", DumpJson({{"model", name}, {"workers", workers}}));
 }
 
+absl::Status CheckTimes(const ModelsOptions& options) {
+  if (options.drain_seconds < options.timeout_s) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("--drain-seconds %g: must be less than --timeout-seconds %d",
+                      options.drain_seconds, options.timeout_s));
+}
+
 absl::Status Load(ModelsOptions options) {
+  RETURN_IF_ERROR(CheckTimes(options));
   ASSIGN_OR_RETURN(const std::string orchestrator, FindOrchestrator(options.cluster));
   v1::LoadModelRequest request;
   *request.mutable_model() = options.spec;
@@ -99,6 +108,7 @@ absl::Status Load(ModelsOptions options) {
 }
 
 absl::Status Unload(const ModelsOptions& options) {
+  RETURN_IF_ERROR(CheckTimes(options));
   ASSIGN_OR_RETURN(const std::string orchestrator, FindOrchestrator(options.cluster));
   v1::UnloadModelRequest request;
   request.set_name(options.spec.name());
@@ -147,7 +157,7 @@ void AddLoad(CLI::App& models, Command& chosen) {
   load->add_option_function<std::string>(
           "--mode", [options](const std::string& mode) { options->spec.set_mode(mode); },
           "standard, prefillshare, sun or icarus; default: standard")
-      ->check(CLI::IsMember({"standard", "prefillshare", "sun", "icarus"}));
+      ->check(CLI::IsMember(ModeNames()));
   CLI::Option* adapter = load->add_option_function<std::string>(
       "--adapter",
       [options](const std::string& folder) { options->spec.mutable_module()->set_adapter(folder); },

@@ -29,7 +29,7 @@ struct ProcessRecord {
 struct ClusterRecord {
   std::string boot_id;
   int64_t started_unix_s = 0;
-  std::string model;       // the base model's name
+  std::string model;       // the first model's name, for the canary and examples
   std::string socket_dir;  // empty: TCP only
   int prefill_workers = 0;
   int decode_workers = 0;

@@ -82,9 +82,9 @@ void PrintText(const UpOptions& options, const ClusterRecord& cluster, const Sta
       "  curl -N http://%s/v1/completions -H 'Content-Type: application/json' \\\n"
       "    -d '{\"model\": \"%s\", \"prompt\": \"def fibonacci(n):\", \"max_tokens\": 48, "
       "\"stream\": true}'\n"
-      "  chorale generate%s --prompt 'def fibonacci(n):' --max-tokens 48\n"
+      "  chorale generate%s --model %s --prompt 'def fibonacci(n):' --max-tokens 48\n"
       "  chorale down%s\n",
-      router.http, cluster.model, flag, flag);
+      router.http, cluster.model, flag, cluster.model, flag);
 }
 
 absl::Status Up(UpOptions& options) {
@@ -126,10 +126,12 @@ void AddUp(CLI::App& app, Command& chosen) {
   CLI::App* up = app.add_subcommand("up", "start a cluster on this machine");
   CLI::Option* model = up->add_option("--model", launch.model,
                                       "NAME=FOLDER of a checkpoint; default: the shipped base");
-  up->add_option("--adapter", launch.adapters, "NAME=FOLDER of a PEFT adapter; repeatable");
+  CLI::Option* adapter =
+      up->add_option("--adapter", launch.adapters, "NAME=FOLDER of a PEFT adapter; repeatable");
   up->add_option("--models", launch.models,
                  "a chorale.yaml, or its folder: many models on one base")
-      ->excludes(model);
+      ->excludes(model)
+      ->excludes(adapter);
   up->add_option("--prefill", launch.prefill, "prefill workers")
       ->capture_default_str()
       ->check(CLI::Range(0, 256));
@@ -146,8 +148,9 @@ void AddUp(CLI::App& app, Command& chosen) {
       ->check(CLI::Range(1, 86'400));
   up->add_flag("--json", options->json, "print the result as one JSON object");
   // The workers check these and say what is wrong with them.
-  for (const char* flag : {"--kernels", "--dtype", "--threads", "--blocks", "--kv-mib",
-                           "--step-tokens", "--chunk-tokens", "--sequences", "--waiting"}) {
+  for (const char* flag :
+       {"--kernels", "--dtype", "--threads", "--blocks", "--kv-mib", "--step-tokens",
+        "--chunk-tokens", "--sequences", "--waiting", "--cache-dir"}) {
     up->add_option_function<std::string>(
           flag,
           [options, flag](const std::string& value) {

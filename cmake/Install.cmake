@@ -18,4 +18,4 @@ foreach(layer base kernels model cache engine orchestrator rpc services)
 endforeach()
 install(DIRECTORY proto/chorale DESTINATION ${CMAKE_INSTALL_DATADIR}/chorale/proto
         FILES_MATCHING PATTERN "*.proto")
-install(DIRECTORY models/base DESTINATION ${CMAKE_INSTALL_DATADIR}/chorale/models)
+install(DIRECTORY models/base models/family DESTINATION ${CMAKE_INSTALL_DATADIR}/chorale/models)

@@ -18,8 +18,8 @@ EngineOptions Checked(EngineOptions options) {
   CHECK_GE(options.chunk_tokens_max, 1);
   CHECK_GE(options.sequences_max, 1);
   CHECK_GE(options.waiting_max, 1);
-  // Every running sequence must find a row in each step.
-  options.sequences_max = std::min(options.sequences_max, options.step_tokens_max);
+  // Every running sequence must find its rows in each step, two if its model has a reader.
+  options.sequences_max = std::clamp(options.step_tokens_max / 2, 1, options.sequences_max);
   return options;
 }
 

@@ -45,14 +45,15 @@ struct EngineOptions {
   int blocks = 1024;           // of kBlockTokens tokens each
   int step_tokens_max = 256;   // rows of one batch: decode rows + prompt chunks
   int chunk_tokens_max = 128;  // of one prompt in one step
-  int sequences_max = 64;      // running at once
+  int sequences_max = 64;      // running at once; at most half of step_tokens_max
   int waiting_max = 256;       // requests queued; more are refused with ResourceExhausted
 };
 
 using EngineEvent = std::variant<TokenEvent, FinishEvent, NeedPrefillEvent, PrefillEvent>;
 
 // What one model did; counters only grow. A prompt's token is computed, or reused from blocks that
-// this model or another one had written here, or received from a prefill worker.
+// this model or another one had written here, or received from a prefill worker; after a preemption
+// it is counted once more, and generated tokens with it.
 struct ModelStats {
   int64_t prompt_tokens_computed = 0;
   int64_t prompt_tokens_reused_own = 0;
@@ -60,6 +61,8 @@ struct ModelStats {
   int64_t prompt_tokens_received = 0;
   int64_t decode_rows = 0;  // of all steps; a reader and its writer are one
 };
+
+inline constexpr size_t kModelsCountedMax = 1024;
 
 // What an operator wants to see; counters only grow.
 struct EngineStats {
@@ -83,7 +86,8 @@ struct EngineStats {
   int64_t passes = 0;               // forward passes: one a step for each set of base weights in it
   int64_t decode_passes = 0;        // those with decode rows
   int64_t decode_passes_mixed = 0;  // those with decode rows of more than one model
-  std::map<std::string, ModelStats> models;  // by name, also of models that are gone
+  // By name; also of models that are gone, until there are kModelsCountedMax.
+  std::map<std::string, ModelStats> models;
 };
 
 class Engine {

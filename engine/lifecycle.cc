@@ -97,7 +97,7 @@ void Engine::State::Publish(Sequence& sequence) {
     if (!r.reuse_prefix) break;
     const BlockKey& key = KeyOfFull(sequence, i);
     pool.Publish(sequence.blocks[i], key, i == 0 ? BlockKey{} : sequence.keys[i - 1]);
-    published_by[sequence.blocks[i]] = r.model->name;
+    published_by[sequence.blocks[i]] = IdOf(r.model->name);
   }
   sequence.published = full;
 }

@@ -2,8 +2,8 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "base/check.h"
+#include "base/names.h"
 #include "engine/state.h"
 
 namespace chorale {
@@ -17,6 +17,9 @@ void Engine::SetModel(std::shared_ptr<const Model> model) {
   CHECK(model->predictor.transformer == model->output_writer.transformer);
   const std::string name = model->name;
   state_->models[name] = std::move(model);
+  if (state_->counters.models.size() < kModelsCountedMax) return;
+  std::erase_if(state_->counters.models,
+                [&](const auto& counted) { return !state_->models.contains(counted.first); });
 }
 
 absl::Status Engine::RemoveModel(const std::string& name) {
@@ -29,9 +32,10 @@ absl::StatusOr<std::shared_ptr<const Model>> Engine::State::FindModel(
     const std::string& name) const {
   const auto it = models.find(name);
   if (it != models.end()) return it->second;
-  const auto first = [](std::string* out, const auto& entry) { out->append(entry.first); };
-  return absl::NotFoundError(absl::StrFormat("model '%s' is not served here; there is: %s", name,
-                                             absl::StrJoin(models, ", ", first)));
+  std::vector<std::string> names;
+  for (const auto& [known, model] : models) names.push_back(known);
+  return absl::NotFoundError(
+      absl::StrFormat("model '%s' is not served here; there is: %s", name, ListNames(names)));
 }
 
 bool Engine::State::IsRetired(const Request& request) const {
@@ -55,12 +59,18 @@ void Engine::CancelRetired(const std::string& name, const absl::Status& why) {
   for (RequestId id : retired) Cancel(id, why);
 }
 
+// A number for a name, for ever.
+int Engine::State::IdOf(const std::string& name) {
+  return name_ids.try_emplace(name, static_cast<int>(name_ids.size())).first->second;
+}
+
 // What a sequence found in the cache when it got its blocks.
 void Engine::State::CountReuse(const Sequence& sequence) {
   const std::string& name = sequence.request->model->name;
   ModelStats& of_model = counters.models[name];
+  const int own_id = IdOf(name);
   for (int i = 0; i < sequence.published; ++i) {
-    const bool own = published_by[sequence.blocks[i]] == name;
+    const bool own = published_by[sequence.blocks[i]] == own_id;
     (own ? of_model.prompt_tokens_reused_own : of_model.prompt_tokens_reused_shared) +=
         kernels::kBlockTokens;
     if (!own) counters.kv_bytes_shared += shape.block_bytes();
@@ -76,7 +86,7 @@ void Engine::State::CountPass(size_t begin, size_t end) {
     counters.rows += batch[i].rows;
     if (batch[i].sequence->phase != Phase::kDecoding) continue;
     const Model* model = batch[i].sequence->request->model.get();
-    counters.rows += model->has_reader();
+    counters.rows += model->reader() != nullptr;
     ++counters.models[model->name].decode_rows;
     if (first == nullptr) first = model;
     mixed |= model->name != first->name;

@@ -22,6 +22,7 @@ struct Engine::State {
   // Models: models.cc.
   absl::StatusOr<std::shared_ptr<const Model>> FindModel(const std::string& name) const;
   bool IsRetired(const Request& request) const;
+  int IdOf(const std::string& name);
   void CountReuse(const Sequence& sequence);
   void CountPass(size_t begin, size_t end);
 
@@ -68,8 +69,8 @@ struct Engine::State {
   kernels::Buffer memory;
   kernels::KvMemory kv;
   BlockPool pool;
-  // The name of the model whose request published a block.
-  std::vector<std::string> published_by;
+  std::vector<int> published_by;  // IdOf the model whose request published a block
+  absl::flat_hash_map<std::string, int> name_ids;
   ForwardPass forward;
   std::map<std::string, std::shared_ptr<const Model>> models;
 

@@ -93,7 +93,7 @@ void Engine::State::BuildBatch() {
     if (sequence->phase != Phase::kDecoding) continue;
     const Model& model = *sequence->request->model;
     batch.push_back({.sequence = sequence, .rows = 1, .writer = &model.output_writer});
-    budget -= model.has_reader() ? 2 : 1;
+    budget -= model.reader() != nullptr ? 2 : 1;
   }
   for (const auto& [order, sequence] : running) {
     if (sequence->phase != Phase::kPrefilling || budget <= 0) continue;
@@ -126,7 +126,7 @@ BatchSequence Engine::State::RowsOf(const BatchEntry& entry) const {
           .context = sequence.computed,
           .blocks = sequence.blocks,
           .adapter = entry.writer->adapter.get(),
-          .reader = decoding && model.has_reader() ? model.predictor.adapter.get() : nullptr,
+          .reader = decoding ? model.reader() : nullptr,
           .wants_logits = decoding};
 }
 

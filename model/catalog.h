@@ -11,7 +11,8 @@
 //     - {name: math, mode: icarus, module: math-lora}
 //     - {name: fast, mode: sun, module: code-full, decoder: base-int4}
 //
-// Folders are relative to the file. What is unknown or does not fit is refused by name.
+// Folders are relative to the file. What is unknown is refused by name; what does not fit, by the
+// loader (model_loader.h).
 #pragma once
 
 #include <optional>
@@ -49,35 +50,18 @@ struct CatalogSpec {
 // "int8" or "int4"; InvalidArgument otherwise.
 absl::StatusOr<kernels::DType> ParseQuantization(std::string_view name);
 
+// What every spec must keep to, whether it comes from a file or over the wire: a name; an adapter
+// lies on the base as it is; a decoder belongs to mode sun and is the base, in fewer bits or not.
+absl::Status CheckSpec(const ModelSpec& spec);
+
+// What a worker that only writes prompts makes of a model: its prompt writer, as a model of its
+// own.
+ModelSpec PromptWriterOf(const ModelSpec& spec);
+
 // InvalidArgument names `what` (the file), the line, the field and what was expected.
 absl::StatusOr<CatalogSpec> ParseCatalog(std::string_view yaml, const std::string& folder,
                                          std::string_view what);
 // Reads `path`, a chorale.yaml or the folder that holds one. NotFound when there is none.
 absl::StatusOr<CatalogSpec> ReadCatalog(const std::string& path);
-
-// Loads models on one base. Weights that several specs of one call name are loaded once; what an
-// earlier call loaded is read again, since its files may have changed.
-class ModelLoader {
- public:
-  // `pool` packs weights and must not be in use elsewhere during a call.
-  static absl::StatusOr<ModelLoader> Open(const std::string& base_folder,
-                                          const Transformer::Options& options,
-                                          kernels::ThreadPool& pool, const LoadProgress& progress);
-
-  absl::StatusOr<std::vector<std::shared_ptr<const Model>>> Load(
-      const std::vector<ModelSpec>& specs, kernels::ThreadPool& pool,
-      const LoadProgress& progress = nullptr) const;
-
-  const Module& base() const { return base_; }
-  const std::string& base_folder() const { return base_folder_; }
-
- private:
-  ModelLoader() = default;
-  absl::StatusOr<Module> LoadModule(const ModuleSpec& spec, kernels::ThreadPool& pool) const;
-
-  std::string base_folder_;
-  Transformer::Options options_;
-  Module base_;
-};
 
 }  // namespace chorale

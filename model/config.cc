@@ -8,12 +8,12 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
-#include "model/quantized_tensor.h"
+#include "kernels/quantize.h"
 
 namespace chorale {
 namespace {
 
-constexpr std::string_view kQuantizationField = "quantization_config";
+constexpr char kQuantizationMethod[] = "chorale";
 
 // Far beyond any model of these architectures, and small enough that no product of two of them, nor
 // the bytes of a block, comes near an overflow.
@@ -286,8 +286,7 @@ absl::Status RefuseUnknownParts(const Json& json) {
     return absl::UnimplementedError(
         absl::StrFormat("field 'partial_rotary_factor': %g is not known; 1 is", share));
   }
-  for (const std::string_view field :
-       {kQuantizationField, std::string_view("compression_config")}) {
+  for (const std::string_view field : {kQuantizationField, "compression_config"}) {
     if (!IsSet(json, field)) continue;
     const Json& quantization = json[field];
     if (field == kQuantizationField && QuantizationFromJson(quantization)) continue;
@@ -319,6 +318,20 @@ absl::Status AddEosIds(const Json& json, ModelConfig& config) {
 }
 
 }  // namespace
+
+Json QuantizationToJson(kernels::DType dtype) {
+  return {{"quant_method", kQuantizationMethod},
+          {"bits", dtype == kernels::DType::kI8 ? 8 : 4},
+          {"group_size", kernels::kQuantGroup},
+          {"version", kernels::kQuantVersion}};
+}
+
+std::optional<kernels::DType> QuantizationFromJson(const Json& json) {
+  for (kernels::DType dtype : {kernels::DType::kI8, kernels::DType::kI4}) {
+    if (json == QuantizationToJson(dtype)) return dtype;
+  }
+  return std::nullopt;
+}
 
 absl::StatusOr<ModelConfig> ParseModelConfig(const Json& json) {
   if (!json.is_object()) return absl::InvalidArgumentError("config.json is not an object");

@@ -60,6 +60,12 @@ struct ModelConfig {
   }
 };
 
+// The field of config.json that says what `chorale convert` made of the matrices, its value, and
+// what a value is read back as: nothing for another method, number of bits, group or version.
+inline constexpr char kQuantizationField[] = "quantization_config";
+Json QuantizationToJson(kernels::DType dtype);
+std::optional<kernels::DType> QuantizationFromJson(const Json& json);
+
 // InvalidArgument names the field, its value and what is allowed; Unimplemented names an
 // architecture, rope scaling, activation or quantisation that is not known. Absent fields take the
 // defaults of Hugging Face's configuration classes.

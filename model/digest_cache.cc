@@ -21,8 +21,9 @@ constexpr size_t kEntriesMax = 256;
 void RemoveOldest(const std::string& folder) {
   std::error_code error;
   std::multimap<fs::file_time_type, fs::path> entries;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-    entries.emplace(entry.last_write_time(error), entry.path());
+  for (auto it = fs::directory_iterator(folder, error); !error && it != fs::directory_iterator();
+       it.increment(error)) {
+    entries.emplace(it->last_write_time(error), it->path());
   }
   for (size_t i = entries.size(); i > kEntriesMax; --i) {
     fs::remove(entries.begin()->second, error);
@@ -57,7 +58,6 @@ void WriteDigests(const std::string& folder, const Checkpoint& checkpoint,
   for (const auto& [name, digest] : digests) json[name] = digest.ToHex();
   std::error_code error;
   fs::create_directories(folder, error);
-  RemoveOldest(folder);
   // Several processes may write the same at once: each under a name of its own first.
   const std::string path = PathOf(folder, checkpoint);
   const std::string partial = absl::StrCat(path, ".", getpid());
@@ -65,6 +65,7 @@ void WriteDigests(const std::string& folder, const Checkpoint& checkpoint,
   file << DumpJson(json) << std::flush;
   if (file) fs::rename(partial, path, error);
   if (!file || error) fs::remove(partial, error);
+  RemoveOldest(folder);
 }
 
 }  // namespace chorale

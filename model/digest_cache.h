@@ -1,4 +1,5 @@
-// Digests of tensors that were computed before, kept by the identity of the files they lie in.
+// Digests of float tensors that were computed before, kept by the identity of the files they lie
+// in.
 //
 // Hashing gigabytes takes seconds at every start. What was computed is written to FOLDER/ID.json,
 // where ID stands for path, device, inode, size and times of change of the checkpoint's files: a

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 
 namespace chorale {
@@ -27,6 +28,12 @@ absl::Status CheckFits(const Transformer& base, const Transformer& other) {
   if (a.vocab != b.vocab) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "vocabulary of %d, but the base has %d: they cannot share a tokenizer", b.vocab, a.vocab));
+  }
+  if (b.positions_max < a.positions_max) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("context of %d tokens, but the base has %d: prompts that the base takes "
+                        "would not fit",
+                        b.positions_max, a.positions_max));
   }
   if (a.rope_theta != b.rope_theta || !(a.rope_scaling == b.rope_scaling)) {
     return absl::InvalidArgumentError(
@@ -57,21 +64,18 @@ absl::Status CheckReader(const Module& base, const Module& module) {
 absl::Status Fill(const Module& base, const Module& module, const Module& decoder, Model& model) {
   RETURN_IF_ERROR(CheckFits(*base.transformer, *module.transformer));
   RETURN_IF_ERROR(CheckFits(*base.transformer, *decoder.transformer));
+  model.prompt_writer = ModuleWritesPrompts(model.mode) ? module : base;
   switch (model.mode) {
     case Mode::kStandard:
-      model.prompt_writer = model.output_writer = model.predictor = module;
-      break;
     case Mode::kPrefillShare:
-      model.prompt_writer = base;
       model.output_writer = model.predictor = module;
       break;
     case Mode::kSun:
-      model.prompt_writer = module;
       model.output_writer = model.predictor = decoder;
       break;
     case Mode::kIcarus:
       RETURN_IF_ERROR(CheckReader(base, module));
-      model.prompt_writer = model.output_writer = base;
+      model.output_writer = base;
       model.predictor = module;
       break;
   }
@@ -104,9 +108,17 @@ absl::StatusOr<Mode> ParseMode(std::string_view name) {
   for (Mode mode : kModes) {
     if (name == NameOf(mode)) return mode;
   }
-  return absl::InvalidArgumentError(
-      absl::StrFormat("field 'mode': '%s'; expected standard, prefillshare, sun or icarus", name));
+  return absl::InvalidArgumentError(absl::StrFormat("field 'mode': '%s'; expected one of %s", name,
+                                                    absl::StrJoin(ModeNames(), ", ")));
 }
+
+std::vector<std::string> ModeNames() {
+  std::vector<std::string> names;
+  for (Mode mode : kModes) names.emplace_back(NameOf(mode));
+  return names;
+}
+
+bool ModuleWritesPrompts(Mode mode) { return mode == Mode::kStandard || mode == Mode::kSun; }
 
 absl::StatusOr<std::shared_ptr<const Model>> MakeModel(std::string name, Mode mode,
                                                        const Module& base, const Module& module,

@@ -9,14 +9,16 @@
 //   sun           M                         decoder                   decoder
 //   icarus        base                      base                      base + adapter M
 //
-// The decoder of sun is the base, or the base in fewer bits (QSUN). Nothing beyond this file knows
-// about modes: the cache compares the digests of writers, the engine runs modules.
+// The decoder of sun is the base, or the base in fewer bits (QSUN). Beyond this file and the check
+// of a spec (catalog.h) nothing knows about modes: the cache compares the digests of writers, the
+// engine runs modules.
 // Papers: arXiv 2602.12029 (PrefillShare), 2603.02599 (SUN), 2603.13281 (ICaRus).
 #pragma once
 
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -39,6 +41,10 @@ enum class Mode { kStandard, kPrefillShare, kSun, kIcarus };
 const char* NameOf(Mode mode);  // "standard", "prefillshare", "sun", "icarus"
 // InvalidArgument lists the names.
 absl::StatusOr<Mode> ParseMode(std::string_view name);
+// Of all modes.
+std::vector<std::string> ModeNames();
+// Whether prompts are written by M, or by the base.
+bool ModuleWritesPrompts(Mode mode);
 
 // Immutable. Requests share a model's weights for as long as they run, whatever its name has come
 // to mean since.
@@ -51,13 +57,15 @@ struct Model {
   // Names the three modules: the version of what `name` stands for.
   Digest digest;
 
-  // Whether the row that predicts is another than the row that writes (icarus).
-  bool has_reader() const { return predictor.digest() != output_writer.digest(); }
+  // Of the row that predicts, where that is another than the row that writes (icarus); else null.
+  const Adapter* reader() const {
+    return predictor.adapter != output_writer.adapter ? predictor.adapter.get() : nullptr;
+  }
 };
 
 // A model on `base` of its module M and, for sun, its decoder. InvalidArgument says what does not
-// fit: the attention shape, dtype, rope or vocabulary with both values; for icarus, a module that
-// is not an adapter on the base, or one with updates of keys or values, which no reader could see.
+// fit: attention shape, dtype, vocabulary, context or rope; for icarus, a module that is not an
+// adapter on the base, or one with updates of keys or values, which no reader could see.
 absl::StatusOr<std::shared_ptr<const Model>> MakeModel(std::string name, Mode mode,
                                                        const Module& base, const Module& module,
                                                        const Module& decoder);

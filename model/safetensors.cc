@@ -247,7 +247,8 @@ struct Checkpoint::Mapping {
     if (data != nullptr) munmap(data, bytes);
   }
 
-  absl::Status Open(const std::string& path) {
+  // `copied`: read into memory of our own, which no other process can change or cut short.
+  absl::Status Open(const std::string& path, bool copied) {
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
       const auto code =
@@ -255,11 +256,29 @@ struct Checkpoint::Mapping {
       return absl::Status(code, absl::StrFormat("%s: %s", path, std::strerror(errno)));
     }
     absl::Status status = Map(fd, path);
+    if (status.ok() && copied) status = Copy(fd, path);
     close(fd);
     return status;
   }
 
  private:
+  // In place of the file's pages, private ones with its bytes.
+  absl::Status Copy(int fd, const std::string& path) {
+    void* memory = mmap(data, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, /*fd=*/-1, 0);
+    for (size_t done = 0; memory != MAP_FAILED && done < bytes;) {
+      const ssize_t got = pread(fd, data + done, bytes - done, static_cast<off_t>(done));
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) {
+        return absl::DataLossError(
+            absl::StrFormat("%s: changed while it was read; replace files by renaming", path));
+      }
+      done += got;
+    }
+    if (memory != MAP_FAILED) return absl::OkStatus();
+    return absl::UnavailableError(absl::StrFormat("%s: no memory for %d bytes", path, bytes));
+  }
+
   absl::Status Map(int fd, const std::string& path) {
     if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
       return absl::InvalidArgumentError(absl::StrFormat("%s: not a regular file", path));
@@ -282,9 +301,9 @@ struct Checkpoint::Mapping {
 Checkpoint::Checkpoint(std::string path) : path_(std::move(path)) {}
 Checkpoint::~Checkpoint() = default;
 
-absl::Status Checkpoint::AddFile(const std::string& path) {
+absl::Status Checkpoint::AddFile(const std::string& path, bool copied) {
   auto mapping = std::make_unique<Mapping>();
-  RETURN_IF_ERROR(mapping->Open(path));
+  RETURN_IF_ERROR(mapping->Open(path, copied));
   ASSIGN_OR_RETURN(std::vector<Tensor> tensors,
                    ParseSafetensors({mapping->data, mapping->bytes}, path));
   for (Tensor& tensor : tensors) {
@@ -363,7 +382,7 @@ absl::StatusOr<std::unique_ptr<const Checkpoint>> Checkpoint::Open(
 
 absl::StatusOr<std::unique_ptr<const Checkpoint>> Checkpoint::OpenFile(const std::string& path) {
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint(path));
-  RETURN_IF_ERROR(checkpoint->AddFile(path));
+  RETURN_IF_ERROR(checkpoint->AddFile(path, /*copied=*/true));
   return checkpoint;
 }
 

@@ -36,7 +36,8 @@ class Checkpoint {
   // A model folder with model.safetensors, or with model.safetensors.index.json and its shards.
   // NotFound when neither is there; InvalidArgument names file, tensor and what is wrong.
   static absl::StatusOr<std::unique_ptr<const Checkpoint>> Open(const std::string& model_folder);
-  // One file ("adapter_model.safetensors"). NotFound when it is absent.
+  // One file ("adapter_model.safetensors"), read whole instead of mapped: adapters are small and
+  // come and go while we serve. NotFound when it is absent.
   static absl::StatusOr<std::unique_ptr<const Checkpoint>> OpenFile(const std::string& path);
   ~Checkpoint();
 
@@ -59,7 +60,7 @@ class Checkpoint {
   struct Mapping;
   explicit Checkpoint(std::string path);
   absl::StatusOr<Tensor> Find(std::string_view name, std::span<const int64_t> shape) const;
-  absl::Status AddFile(const std::string& path);
+  absl::Status AddFile(const std::string& path, bool copied = false);
   absl::Status AddShards(const std::string& model_folder);
   std::string path_;  // as it was opened, for errors
   Digest identity_;

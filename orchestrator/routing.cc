@@ -4,7 +4,7 @@
 #include <set>
 
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
+#include "base/names.h"
 
 namespace chorale {
 namespace {
@@ -54,7 +54,7 @@ absl::StatusOr<Route> ChooseRoute(std::span<const WorkerInfo> workers, std::stri
   }
   if (!known && !names.empty()) {
     return absl::NotFoundError(absl::StrFormat("model '%s' does not exist; there is: %s", model,
-                                               absl::StrJoin(names, ", ")));
+                                               ListNames({names.begin(), names.end()})));
   }
   const WorkerInfo* decode = LeastLoaded(decoders, under_way, turn);
   if (decode == nullptr) {

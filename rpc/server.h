@@ -27,7 +27,8 @@ class RpcServer {
   void SetServing(bool serving);
   // Waits until the calls that run now have ended, then tells clients to go away; what still runs
   // at `deadline` is cancelled. In this order because a client that is told to go away first may
-  // lose the end of its stream: the connection closes with the last call, read or not.
+  // lose the end of its stream: the connection closes with the last call, read or not. Calls that
+  // begin meanwhile are still taken, and end by `deadline`.
   void Drain(absl::Time deadline);
 
  private:

@@ -1,11 +1,13 @@
 #include "services/orchestrator/control_service.h"
 
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "rpc/convert_control.h"
+#include "rpc/deadline.h"
 #include "rpc/status.h"
 #include "services/common/log.h"
 
@@ -14,6 +16,8 @@ namespace {
 
 // A watcher hears of a change at once; this often it is looked at whether its call still lives.
 constexpr std::chrono::milliseconds kWatchInterval{1000};
+// For a worker to read the files of one model.
+constexpr absl::Duration kCatchUpTimeout = absl::Minutes(5);
 
 }  // namespace
 
@@ -58,6 +62,11 @@ grpc::Status ControlService::Join(
       status = worker.status();
       break;
     }
+    if (id.empty()) {  // a new process knows nothing of earlier changes
+      std::lock_guard lock(mutex_);
+      caught_up_.erase(worker->id);
+    }
+    if (worker->ready && !worker->draining && !CatchUp(*worker)) worker->ready = false;
     {
       std::lock_guard lock(mutex_);
       if (stopping_) break;
@@ -107,27 +116,33 @@ grpc::Status ControlService::GetRouting(grpc::ServerContext*, const v1::GetRouti
 grpc::Status ControlService::LoadModel(grpc::ServerContext* context,
                                        const v1::LoadModelRequest* request,
                                        v1::ModelChanges* changes) {
-  return ChangeWorkers(
-      *context,
-      [&](v1::WorkerControl::Stub& stub, grpc::ClientContext* call, v1::ModelChange* change) {
-        return stub.LoadModel(call, *request, change);
-      },
-      changes);
+  return ChangeWorkers(*context, request->model().name(), *request, request->drain_ms(), changes);
 }
 
 grpc::Status ControlService::UnloadModel(grpc::ServerContext* context,
                                          const v1::UnloadModelRequest* request,
                                          v1::ModelChanges* changes) {
-  return ChangeWorkers(
-      *context,
-      [&](v1::WorkerControl::Stub& stub, grpc::ClientContext* call, v1::ModelChange* change) {
-        return stub.UnloadModel(call, *request, change);
-      },
-      changes);
+  return ChangeWorkers(*context, request->name(), std::nullopt, request->drain_ms(), changes);
 }
 
+grpc::Status ControlService::ChangeWorker(const std::string& address, const std::string& name,
+                                          const std::optional<v1::LoadModelRequest>& load,
+                                          int64_t drain_ms, grpc::ClientContext& call,
+                                          v1::ModelChange* change) {
+  const auto stub = v1::WorkerControl::NewStub(channels_.Get(address));
+  if (load) return stub->LoadModel(&call, *load, change);
+  v1::UnloadModelRequest unload;
+  unload.set_name(name);
+  unload.set_drain_ms(drain_ms);
+  return stub->UnloadModel(&call, unload, change);
+}
+
+// From the first worker that takes the change on, it is the cluster's: a worker that refuses it is
+// kept out of the routing table until it has caught up.
 grpc::Status ControlService::ChangeWorkers(const grpc::ServerContext& context,
-                                           const ChangeFn& change, v1::ModelChanges* changes) {
+                                           const std::string& name,
+                                           const std::optional<v1::LoadModelRequest>& load,
+                                           int64_t drain_ms, v1::ModelChanges* changes) {
   std::unique_lock changing(changing_, std::try_to_lock);
   if (!changing) {
     return ToGrpc(absl::ResourceExhaustedError("another change of models is under way, try again"));
@@ -139,23 +154,83 @@ grpc::Status ControlService::ChangeWorkers(const grpc::ServerContext& context,
   }
   std::erase_if(workers, [](const WorkerInfo& worker) { return !worker.ready || worker.draining; });
   if (workers.empty()) return ToGrpc(absl::UnavailableError("no worker is ready, try again soon"));
-  std::string changed;
+  std::optional<grpc::Status> refusal;
+  bool changed = false;
   for (const WorkerInfo& worker : workers) {
-    const auto stub = v1::WorkerControl::NewStub(channels_.Get(worker.address));
-    grpc::ClientContext call;
-    call.set_deadline(context.deadline());
-    v1::ModelChanges::OfWorker* entry = changes->add_workers();
-    entry->set_worker_id(worker.id);
-    const grpc::Status status = change(*stub, &call, entry->mutable_change());
-    if (!status.ok()) {
-      return grpc::Status(
-          status.error_code(),
-          absl::StrCat("worker ", worker.id, ": ", status.error_message(),
-                       changed.empty() ? "; nothing was changed" : "; changed before:", changed));
+    // With the caller's deadline, and cancelled with the caller.
+    const auto call = grpc::ClientContext::FromServerContext(context);
+    v1::ModelChange change;
+    const grpc::Status status = ChangeWorker(worker.address, name, load, drain_ms, *call, &change);
+    const bool gone = !load && status.error_code() == grpc::StatusCode::NOT_FOUND;
+    if (status.ok()) {
+      v1::ModelChanges::OfWorker* entry = changes->add_workers();
+      entry->set_worker_id(worker.id);
+      *entry->mutable_change() = change;
     }
-    absl::StrAppend(&changed, " ", worker.id);
+    if (!status.ok() && !refusal) {
+      refusal = grpc::Status(status.error_code(),
+                             absl::StrCat("worker ", worker.id, ": ", status.error_message()));
+    }
+    if (!status.ok() && !gone && !changed) break;  // the first word decides
+    if (status.ok() && !changed) {
+      changed = true;
+      std::lock_guard lock(mutex_);
+      changes_[name] = {.number = ++changes_count_, .load = load};
+    }
+    if (status.ok() || gone) {
+      std::lock_guard lock(mutex_);
+      if (changed) caught_up_[worker.id] = changes_count_;
+    }
   }
-  return grpc::Status::OK;
+  if (!refusal || (!load && changed && refusal->error_code() == grpc::StatusCode::NOT_FOUND)) {
+    return grpc::Status::OK;
+  }
+  return grpc::Status(
+      refusal->error_code(),
+      absl::StrCat(refusal->error_message(),
+                   changed ? "; it gets no requests until it serves what the others do"
+                           : "; no other worker was asked"));
+}
+
+bool ControlService::CatchUp(const WorkerInfo& worker) {
+  bool known = false;
+  int64_t number = 0;
+  {
+    std::lock_guard lock(mutex_);
+    const auto found = caught_up_.find(worker.id);
+    known = found != caught_up_.end();
+    if (known) number = found->second;
+    if (number == changes_count_) {
+      caught_up_[worker.id] = number;
+      return true;
+    }
+  }
+  // A change under way comes to a member by itself; reports must not wait for it.
+  std::unique_lock changing(changing_, std::try_to_lock);
+  if (!changing) return known;
+  std::map<int64_t, std::pair<std::string, std::optional<v1::LoadModelRequest>>> missed;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [name, change] : changes_) {
+      if (change.number > number) missed[change.number] = {name, change.load};
+    }
+  }
+  for (const auto& [number, change] : missed) {
+    const auto& [name, load] = change;
+    grpc::ClientContext call;
+    SetDeadline(call, absl::Now() + kCatchUpTimeout);
+    v1::ModelChange answer;
+    const grpc::Status status = ChangeWorker(worker.address, name, load, 0, call, &answer);
+    if (!status.ok() && (load || status.error_code() != grpc::StatusCode::NOT_FOUND)) {
+      LogWarning(worker.id, " does not take the change of model ", name, ": ",
+                 status.error_message());
+      return false;
+    }
+    LogInfo(worker.id, " caught up with the change of model ", name);
+  }
+  std::lock_guard lock(mutex_);
+  caught_up_[worker.id] = changes_count_;
+  return true;
 }
 
 void ControlService::ExpireLoop() {

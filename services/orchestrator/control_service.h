@@ -2,8 +2,10 @@
 #pragma once
 
 #include <condition_variable>
-#include <functional>
+#include <map>
 #include <mutex>
+#include <optional>
+#include <string>
 #include <thread>
 
 #include "absl/time/time.h"
@@ -41,11 +43,20 @@ class ControlService : public v1::Control::Service {
                            v1::ModelChanges* changes) override;
 
  private:
-  // Asks one worker for a change.
-  using ChangeFn =
-      std::function<grpc::Status(v1::WorkerControl::Stub&, grpc::ClientContext*, v1::ModelChange*)>;
-  grpc::Status ChangeWorkers(const grpc::ServerContext& context, const ChangeFn& change,
+  // The last change of a name: what it was loaded as, or that it was unloaded.
+  struct Change {
+    int64_t number = 0;  // they count from 1
+    std::optional<v1::LoadModelRequest> load;
+  };
+  grpc::Status ChangeWorkers(const grpc::ServerContext& context, const std::string& name,
+                             const std::optional<v1::LoadModelRequest>& load, int64_t drain_ms,
                              v1::ModelChanges* changes);
+  grpc::Status ChangeWorker(const std::string& address, const std::string& name,
+                            const std::optional<v1::LoadModelRequest>& load, int64_t drain_ms,
+                            grpc::ClientContext& call, v1::ModelChange* change);
+  // Brings a worker that has joined, or refused a change, to what the others serve. False: it does
+  // not get there, and may not be sent requests.
+  bool CatchUp(const WorkerInfo& worker);
   v1::RoutingTable TableLocked() const;
   void ExpireLoop();
 
@@ -54,9 +65,12 @@ class ControlService : public v1::Control::Service {
   std::mutex changing_;  // held by the change under way
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  Membership members_;        // under mutex_
-  int64_t next_session_ = 1;  // under mutex_
-  bool stopping_ = false;     // under mutex_
+  Membership members_;                        // under mutex_
+  int64_t next_session_ = 1;                  // under mutex_
+  bool stopping_ = false;                     // under mutex_
+  int64_t changes_count_ = 0;                 // under mutex_
+  std::map<std::string, Change> changes_;     // by name of the model; under mutex_
+  std::map<std::string, int64_t> caught_up_;  // number of the last change, by worker; under mutex_
   std::thread expirer_;
 };
 

@@ -100,10 +100,10 @@ class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
 
 absl::StatusOr<PrefillRequest> Convert(Worker& worker, const v1::PrefillRequest& proto) {
   RETURN_IF_ERROR(worker.CheckReady());
-  absl::StatusOr<Digest> theirs = Digest::FromBytes(proto.writer_digest());
+  absl::StatusOr<Digest> theirs = Digest::FromBytes(proto.prompt_writer());
   if (!theirs.ok()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("field 'writer_digest': %s", theirs.status().message()));
+        absl::StrFormat("field 'prompt_writer': %s", theirs.status().message()));
   }
   const int64_t block_bytes = worker.base().kv_shape().block_bytes();
   if (proto.block_bytes() != block_bytes) {

@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "base/names.h"
 #include "base/status_macros.h"
 #include "engine/request.h"
 #include "rpc/convert.h"
@@ -33,10 +33,10 @@ absl::StatusOr<BackendModel> FindModel(const Backend& backend, const std::string
   }
   if (name.empty()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("field 'model': name one of %s", absl::StrJoin(names, ", ")));
+        absl::StrFormat("field 'model': name one of %s", ListNames(names)));
   }
   return absl::NotFoundError(
-      absl::StrFormat("model '%s' does not exist; there is: %s", name, absl::StrJoin(names, ", ")));
+      absl::StrFormat("model '%s' does not exist; there is: %s", name, ListNames(names)));
 }
 
 absl::Status ValidatePrompt(const std::vector<TokenId>& prompt, const v1::ServedModel& model) {

@@ -90,7 +90,7 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
     request.set_first_block(event.first_token / kernels::kBlockTokens);
     request.set_tenant_salt(request_.tenant_salt());
     request.set_no_prefix_reuse(request_.no_prefix_reuse());
-    request.set_writer_digest(std::string(event.writer.AsBytes()));
+    request.set_prompt_writer(std::string(event.writer.AsBytes()));
     request.set_block_bytes(worker_.base().kv_shape().block_bytes());
     fetch.blocks =
         (tokens + kernels::kBlockTokens - 1) / kernels::kBlockTokens - request.first_block();

@@ -34,32 +34,22 @@ absl::StatusOr<int> CountBlocks(const WorkerOptions& options, const Transformer&
   return static_cast<int>(std::min<int64_t>(blocks, INT32_MAX / kernels::kBlockTokens));
 }
 
-// What a prefill worker makes of a model: its prompt writer, as a model of its own.
-ModelSpec PromptWriterOf(const ModelSpec& spec) {
-  const bool by_module = spec.mode == Mode::kStandard || spec.mode == Mode::kSun;
-  return {.name = spec.name, .module = by_module ? spec.module : ModuleSpec{}};
-}
-
 absl::StatusOr<ModuleSpec> FromProto(const v1::ModuleSpec& proto, const std::string& name) {
   ModuleSpec spec{.name = name, .weights = proto.weights(), .adapter = proto.adapter()};
   if (!proto.quantize().empty()) {
     ASSIGN_OR_RETURN(spec.quantization, ParseQuantization(proto.quantize()));
   }
-  if (!spec.adapter.empty() && (!spec.weights.empty() || spec.quantization)) {
-    return absl::InvalidArgumentError(
-        "field 'adapter': it lies on the base as it is; leave out weights and quantize");
-  }
   return spec;
 }
 
 absl::StatusOr<ModelSpec> FromProto(const v1::ModelSpec& proto) {
-  if (proto.name().empty()) return absl::InvalidArgumentError("field 'name': empty");
   ModelSpec spec{.name = proto.name()};
   if (!proto.mode().empty()) {
     ASSIGN_OR_RETURN(spec.mode, ParseMode(proto.mode()));
   }
   ASSIGN_OR_RETURN(spec.module, FromProto(proto.module(), proto.name()));
   ASSIGN_OR_RETURN(spec.decoder, FromProto(proto.decoder(), proto.name() + "'s decoder"));
+  RETURN_IF_ERROR(CheckSpec(spec));
   return spec;
 }
 
@@ -83,6 +73,7 @@ absl::Status Worker::Load() {
   ASSIGN_OR_RETURN(options.kernels, kernels::FindKernels(options_.kernels));
   ASSIGN_OR_RETURN(options.dtype, ParseDType(options_.dtype));
   if (!options_.cache_dir.empty()) options.digest_cache = options_.cache_dir + "/digests";
+  for (const ModelSpec& spec : options_.catalog.models) RETURN_IF_ERROR(CheckSpec(spec));
   const std::string& folder = options_.catalog.base;
   ASSIGN_OR_RETURN(loader_, ModelLoader::Open(folder, options, *pool_, [this](double share) {
                      load_progress_ = 0.5 * share;
@@ -98,7 +89,7 @@ absl::Status Worker::Load() {
   }));
   host_ = std::make_shared<EngineHost>(options_.engine, loader_->base().transformer, *pool_,
                                        tokenizer_.get());
-  for (auto& model : models) Serve(std::move(model));
+  for (auto& model : models) RETURN_IF_ERROR(Serve(std::move(model)));
   load_progress_ = 1;
   ready_ = true;
   return absl::OkStatus();
@@ -122,7 +113,7 @@ absl::Status Worker::CheckReady() const {
                                                 100 * load_progress_.load()));
 }
 
-void Worker::Serve(std::shared_ptr<const Model> model) {
+absl::Status Worker::Serve(std::shared_ptr<const Model> model) {
   v1::ServedModel served;
   served.set_name(model->name);
   served.set_mode(NameOf(model->mode));
@@ -132,19 +123,22 @@ void Worker::Serve(std::shared_ptr<const Model> model) {
   served.set_context_tokens(base().config().positions_max);
   served.set_vocab(base().config().vocab);
   served.set_block_bytes(base().kv_shape().block_bytes());
-  host_->Do([&](Engine& engine) { engine.SetModel(std::move(model)); });
+  if (!host_->Do([&](Engine& engine) { engine.SetModel(std::move(model)); })) {
+    return absl::UnavailableError("the worker is shutting down");
+  }
   std::lock_guard lock(mutex_);
   const std::string name = served.name();
   served_[name] = std::move(served);
+  return absl::OkStatus();
 }
 
-absl::StatusOr<v1::ModelChange> Worker::LoadModel(const v1::ModelSpec& proto,
-                                                  absl::Time drain_until) {
+absl::StatusOr<v1::ModelChange> Worker::LoadModel(const v1::ModelSpec& proto, const Drain& drain) {
   RETURN_IF_ERROR(CheckReady());
   ASSIGN_OR_RETURN(ModelSpec spec, FromProto(proto));
   if (options_.prompt_writers_only) spec = PromptWriterOf(spec);
   std::unique_lock changing(changing_, std::try_to_lock);
-  if (!changing) return absl::ResourceExhaustedError("another model is being loaded, try again");
+  if (!changing)
+    return absl::ResourceExhaustedError("another change of models is under way, try again");
   kernels::ThreadPool pool(1);  // the engine has the other one
   ASSIGN_OR_RETURN(auto models, loader_->Load({spec}, pool));
   v1::ModelChange change;
@@ -152,19 +146,22 @@ absl::StatusOr<v1::ModelChange> Worker::LoadModel(const v1::ModelSpec& proto,
   {
     std::lock_guard lock(mutex_);
     const auto served = served_.find(spec.name);
-    if (served != served_.end() && served->second.digest() == change.digest()) return change;
+    if (served != served_.end() && served->second.digest() == change.digest() &&
+        served->second.mode() == NameOf(models[0]->mode)) {
+      return change;
+    }
   }
   change.set_changed(true);
-  Serve(std::move(models[0]));
-  change.set_requests_ended(EndRetired(spec.name, drain_until));
+  RETURN_IF_ERROR(Serve(std::move(models[0])));
+  change.set_requests_ended(EndRetired(spec.name, drain));
   return change;
 }
 
-absl::StatusOr<v1::ModelChange> Worker::UnloadModel(const std::string& name,
-                                                    absl::Time drain_until) {
+absl::StatusOr<v1::ModelChange> Worker::UnloadModel(const std::string& name, const Drain& drain) {
   RETURN_IF_ERROR(CheckReady());
   std::unique_lock changing(changing_, std::try_to_lock);
-  if (!changing) return absl::ResourceExhaustedError("another model is being loaded, try again");
+  if (!changing)
+    return absl::ResourceExhaustedError("another change of models is under way, try again");
   {
     std::lock_guard lock(mutex_);
     if (served_.size() == 1 && served_.contains(name)) {
@@ -181,15 +178,15 @@ absl::StatusOr<v1::ModelChange> Worker::UnloadModel(const std::string& name,
   }
   v1::ModelChange change;
   change.set_changed(true);
-  change.set_requests_ended(EndRetired(name, drain_until));
+  change.set_requests_ended(EndRetired(name, drain));
   return change;
 }
 
 // Returns, when no request runs on what `name` no longer means, how many were ended.
-int Worker::EndRetired(const std::string& name, absl::Time drain_until) {
+int Worker::EndRetired(const std::string& name, const Drain& drain) {
   while (true) {
     int running = 0;
-    const bool out_of_time = absl::Now() >= drain_until;
+    const bool out_of_time = absl::Now() >= drain.until || drain.is_cancelled();
     host_->Do([&](Engine& engine) {
       running = engine.RequestsRetired(name);
       if (out_of_time) {

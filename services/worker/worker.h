@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -16,7 +17,7 @@
 #include "absl/time/time.h"
 #include "chorale/v1/control.pb.h"
 #include "chorale/v1/worker.pb.h"
-#include "model/catalog.h"
+#include "model/model_loader.h"
 #include "services/worker/engine_host.h"
 
 namespace chorale {
@@ -46,12 +47,18 @@ class Worker {
   // Unavailable while loading.
   absl::Status CheckReady() const;
 
+  // How long requests on a model that is replaced or unloaded may go on: until then, or until the
+  // one who asked has gone.
+  struct Drain {
+    absl::Time until;
+    std::function<bool()> is_cancelled;
+  };
   // Reads a model's files and serves it in place of what its name stood for; blocks until no
-  // request runs on that any more. Those still running at `drain_until` are ended with Aborted.
-  // ResourceExhausted: another change is under way.
-  absl::StatusOr<v1::ModelChange> LoadModel(const v1::ModelSpec& spec, absl::Time drain_until);
+  // request runs on that any more. Those that outlive the drain are ended with Aborted.
+  // ResourceExhausted: another change is under way. Unavailable: loading, or shutting down.
+  absl::StatusOr<v1::ModelChange> LoadModel(const v1::ModelSpec& spec, const Drain& drain);
   // Serves it no longer. NotFound: no such model; FailedPrecondition: it is the last one.
-  absl::StatusOr<v1::ModelChange> UnloadModel(const std::string& name, absl::Time drain_until);
+  absl::StatusOr<v1::ModelChange> UnloadModel(const std::string& name, const Drain& drain);
 
   // Valid once ready.
   // Shared with hand-offs under way: their last word may come after the worker stopped.
@@ -67,8 +74,8 @@ class Worker {
 
  private:
   absl::Status LoadTokenizer();
-  void Serve(std::shared_ptr<const Model> model);
-  int EndRetired(const std::string& name, absl::Time drain_until);
+  absl::Status Serve(std::shared_ptr<const Model> model);
+  int EndRetired(const std::string& name, const Drain& drain);
 
   WorkerOptions options_;
   std::unique_ptr<kernels::ThreadPool> pool_;

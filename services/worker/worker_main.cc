@@ -47,20 +47,22 @@ class WorkerControlService
     return reactor;
   }
 
-  grpc::Status LoadModel(grpc::ServerContext*, const v1::LoadModelRequest* request,
+  grpc::Status LoadModel(grpc::ServerContext* context, const v1::LoadModelRequest* request,
                          v1::ModelChange* change) override {
-    return Answer(worker_.LoadModel(request->model(), DrainUntil(request->drain_ms())),
+    return Answer(worker_.LoadModel(request->model(), DrainOf(*context, request->drain_ms())),
                   request->model().name(), change);
   }
-  grpc::Status UnloadModel(grpc::ServerContext*, const v1::UnloadModelRequest* request,
+  grpc::Status UnloadModel(grpc::ServerContext* context, const v1::UnloadModelRequest* request,
                            v1::ModelChange* change) override {
-    return Answer(worker_.UnloadModel(request->name(), DrainUntil(request->drain_ms())),
+    return Answer(worker_.UnloadModel(request->name(), DrainOf(*context, request->drain_ms())),
                   request->name(), change);
   }
 
  private:
-  static absl::Time DrainUntil(int64_t drain_ms) {
-    return absl::Now() + std::clamp(absl::Milliseconds(drain_ms), absl::ZeroDuration(), kDrainMax);
+  static Worker::Drain DrainOf(const grpc::ServerContext& context, int64_t drain_ms) {
+    return {.until = absl::Now() +
+                     std::clamp(absl::Milliseconds(drain_ms), absl::ZeroDuration(), kDrainMax),
+            .is_cancelled = [&context] { return context.IsCancelled(); }};
   }
 
   grpc::Status Answer(absl::StatusOr<v1::ModelChange> result, const std::string& name,

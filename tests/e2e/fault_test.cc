@@ -216,7 +216,7 @@ TEST_F(Faults, AHandOffBetweenDifferentWeightsIsRefusedWithBothDigests) {
   v1::PrefillRequest request;
   request.set_model("m");
   request.add_tokens(1);
-  request.set_writer_digest(std::string(32, 'x'));
+  request.set_prompt_writer(std::string(32, 'x'));
   grpc::ClientContext table_context;
   v1::RoutingTable table;
   ASSERT_TRUE(cluster_->control().GetRouting(&table_context, {}, &table).ok());

@@ -4,7 +4,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 
+#include "rpc/channels.h"
 #include "tests/e2e/processes.h"
 #include "tests/testing/tiny_family.h"
 
@@ -68,8 +70,8 @@ TEST_F(Models, ARefusedLoadNamesWorkerAndReasonAndChangesNothing) {
   const Generation before = Generate(cluster_->inference(), Ask("icarus-r", 8));
   const Answer missing = Load("icarus-r", "icarus", "nowhere");
   EXPECT_EQ(missing.status.error_code(), grpc::StatusCode::NOT_FOUND);
-  EXPECT_THAT(missing.status.error_message(),
-              AllOf(HasSubstr("decode-0"), HasSubstr("nowhere"), HasSubstr("nothing was changed")));
+  EXPECT_THAT(missing.status.error_message(), AllOf(HasSubstr("decode-0"), HasSubstr("nowhere"),
+                                                    HasSubstr("no other worker was asked")));
   const Answer unfit = Load("icarus-r", "icarus", "a");
   EXPECT_EQ(unfit.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_THAT(unfit.status.error_message(), HasSubstr("k_proj"));
@@ -113,6 +115,35 @@ TEST_F(Models, AStreamOnAReplacedModelIsEndedOrLeftToFinish) {
     }
   }
   EXPECT_TRUE(cluster_->AllBlocksComeBack());
+}
+
+TEST_F(Models, AWorkerThatJoinsLaterServesWhatTheOthersDo) {
+  const Generation old = Generate(cluster_->inference(), Ask("standard-a", 12));
+  ASSERT_TRUE(Load("standard-a", "standard", "b").status.ok());
+  ASSERT_TRUE(Unload("standard-x").status.ok());
+  const Generation now = Generate(cluster_->inference(), Ask("standard-a", 12));
+  EXPECT_NE(now.tokens, old.tokens);
+  cluster_->StartWorker("decode-1");
+  cluster_->WaitForWorkers(3);
+  cluster_->worker("decode-0").Signal(SIGTERM);
+  EXPECT_EQ(cluster_->worker("decode-0").Wait(), 0);
+  cluster_->WaitForWorkers(2);
+  EXPECT_EQ(Generate(cluster_->inference(), Ask("standard-a", 12)).tokens, now.tokens);
+  const grpc::Status gone = Generate(cluster_->inference(), Ask("standard-x", 4)).status;
+  EXPECT_EQ(gone.error_code(), grpc::StatusCode::NOT_FOUND) << gone.error_message();
+}
+
+TEST_F(Models, AnUnloadThatWasCutShortIsFinishedByAnother) {
+  auto decode =
+      v1::WorkerControl::NewStub(OpenChannel("unix:" + cluster_->folder() + "/decode-0.sock"));
+  v1::UnloadModelRequest request;
+  request.set_name("sun-a");
+  grpc::ClientContext context;
+  v1::ModelChange change;
+  ASSERT_TRUE(decode->UnloadModel(&context, request, &change).ok());
+  const Answer unload = Unload("sun-a");
+  EXPECT_TRUE(unload.status.ok()) << unload.status.error_message();
+  EXPECT_EQ(Unload("sun-a").status.error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
 TEST_F(Models, TheLastModelStays) {

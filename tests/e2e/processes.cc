@@ -180,8 +180,9 @@ void TestCluster::WaitForModel(const std::string& name) {
     grpc::ClientContext context;
     v1::ListModelsResponse response;
     if (!inference_->ListModels(&context, {}, &response).ok()) return false;
-    return std::any_of(response.models().begin(), response.models().end(),
-                       [&](const auto& model) { return model.name() == name; });
+    return std::any_of(response.models().begin(), response.models().end(), [&](const auto& model) {
+      return model.name() == name && model.decode_workers() == options_.decode;
+    });
   })) << name;
 }
 

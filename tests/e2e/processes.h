@@ -63,7 +63,7 @@ class TestCluster {
   void StartOrchestrator();
   // Waits until the routing table has this many ready workers; CHECKs that it comes to that.
   void WaitForWorkers(int ready);
-  // Waits until the router lists a model.
+  // Waits until the router lists a model on all decode workers.
   void WaitForModel(const std::string& name);
   // What a worker counts.
   v1::WorkerStatusResponse Status(const std::string& id);

@@ -1,7 +1,7 @@
 // The four modes in one engine: what each computes, what they share, and models that come and go.
 #include <algorithm>
 
-#include "model/catalog.h"
+#include "model/model_loader.h"
 #include "tests/engine/engine_fixture.h"
 #include "tests/model/mode_run.h"
 #include "tests/testing/temp_folder.h"

@@ -1,6 +1,4 @@
 // chorale.yaml, and the models that are made of it.
-#include "model/catalog.h"
-
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -9,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "model/model_loader.h"
 #include "model/random_checkpoint.h"
 #include "tests/testing/temp_folder.h"
 #include "tests/testing/tiny_family.h"
@@ -59,6 +58,13 @@ TEST(CatalogTest, NamesTheLineAndTheFieldAtFault) {
   EXPECT_THAT(ErrorOf(head + "models: [{name: a, module: x}]"),
               AllOf(HasSubstr("'x'"), HasSubstr("base")));
   EXPECT_THAT(ErrorOf(head + "models: [{mode: sun}]"), HasSubstr("'name' is missing"));
+  EXPECT_THAT(ErrorOf(head + "models: [{name: 'a b'}]"), HasSubstr("without blanks"));
+  EXPECT_THAT(ErrorOf(head + "models: [{name: \"a\\nb\"}]"), HasSubstr("a\\nb"));
+  EXPECT_THAT(ErrorOf(head + "models: [{name: " + std::string(129, 'n') + "}]"),
+              HasSubstr("1 to 128"));
+  EXPECT_THAT(ErrorOf(head + "modules: [{name: m, adapter: a}]\n"
+                             "models: [{name: a, mode: sun, decoder: m}]"),
+              HasSubstr("no adapter"));
   EXPECT_THAT(ErrorOf(head + "models: [{name: a}, {name: a}]"), HasSubstr("twice"));
   EXPECT_THAT(ErrorOf(head + "models: [{name: a, name: b}]"), HasSubstr("twice"));
   EXPECT_THAT(ErrorOf(head + "models: []"), HasSubstr("at least one"));
@@ -74,7 +80,9 @@ TEST(CatalogTest, NamesTheLineAndTheFieldAtFault) {
               HasSubstr("int8 or int4"));
   EXPECT_THAT(ErrorOf(head + "modules: [{name: base, adapter: a}]\nmodels: [{name: a}]"),
               HasSubstr("taken"));
-  EXPECT_THAT(ErrorOf(head + "models: [{name: a, decoder: base}]"), HasSubstr("mode sun"));
+  EXPECT_THAT(ErrorOf(head + "modules: [{name: q, quantize: int4}]\n"
+                             "models: [{name: a, decoder: q}]"),
+              HasSubstr("mode sun"));
   EXPECT_THAT(ErrorOf("a: [b"), HasSubstr("line 1"));
   EXPECT_THAT(ErrorOf(""), HasSubstr("expected fields"));
   EXPECT_THAT(ErrorOf("[1, 2]"), HasSubstr("expected fields"));
@@ -134,7 +142,7 @@ TEST_F(LoaderTest, GivesEachModeItsThreeModules) {
   const auto share = *Load(Mode::kPrefillShare, full);
   EXPECT_EQ(share->prompt_writer.digest(), base);
   EXPECT_EQ(share->output_writer.digest(), m);
-  EXPECT_FALSE(share->has_reader());
+  EXPECT_EQ(share->reader(), nullptr);
   const auto sun = *Load(Mode::kSun, full);
   EXPECT_EQ(sun->prompt_writer.digest(), m);
   EXPECT_EQ(sun->predictor.digest(), base);
@@ -142,7 +150,18 @@ TEST_F(LoaderTest, GivesEachModeItsThreeModules) {
   EXPECT_EQ(icarus->prompt_writer.digest(), base);
   EXPECT_EQ(icarus->output_writer.digest(), base);
   EXPECT_NE(icarus->predictor.digest(), base);
-  EXPECT_TRUE(icarus->has_reader());
+  EXPECT_EQ(icarus->reader(), icarus->predictor.adapter.get());
+}
+
+TEST_F(LoaderTest, APrefillWorkersModelWritesPromptsAsTheWholeModelDoes) {
+  const CatalogSpec catalog = *ReadCatalog(folder_.path());
+  ASSERT_EQ(catalog.models.size(), TinyFamilyModels().size());
+  for (const ModelSpec& spec : catalog.models) {
+    const auto whole = loader_->Load({spec}, pool_);
+    const auto part = loader_->Load({PromptWriterOf(spec)}, pool_);
+    ASSERT_TRUE(whole.ok() && part.ok()) << spec.name;
+    EXPECT_EQ((*whole)[0]->prompt_writer.digest(), (*part)[0]->prompt_writer.digest()) << spec.name;
+  }
 }
 
 TEST_F(LoaderTest, VersionsAModelByItsModulesNotByItsName) {
@@ -174,6 +193,8 @@ TEST_F(LoaderTest, RefusesModulesThatCannotShareTheBasesCache) {
               AllOf(HasSubstr("300"), HasSubstr("260")));
   EXPECT_THAT(RefusalOf(Mode::kPrefillShare, Changed([](ModelConfig& c) { c.rope_theta = 5e5; })),
               HasSubstr("rope_theta 500000"));
+  EXPECT_THAT(RefusalOf(Mode::kSun, Changed([](ModelConfig& c) { c.positions_max = 64; })),
+              AllOf(HasSubstr("64 tokens"), HasSubstr("2048")));
   std::ofstream(In("x/tokenizer.json")) << "{}";
   EXPECT_THAT(RefusalOf(Mode::kStandard, {.name = "x", .weights = In("x")}),
               AllOf(HasSubstr("x/tokenizer.json"), HasSubstr("module 'x'")));

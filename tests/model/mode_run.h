@@ -38,7 +38,7 @@ inline ModeRun RunByDefinition(const Model& model, std::span<const TokenId> prom
                             .context = static_cast<int>(tokens.size()) - 1,
                             .blocks = blocks,
                             .adapter = model.output_writer.adapter.get(),
-                            .reader = model.has_reader() ? model.predictor.adapter.get() : nullptr,
+                            .reader = model.reader(),
                             .wants_logits = true};
     logits.clear();
     forward.Run(*model.predictor.transformer, {&row, 1}, kv, logits);

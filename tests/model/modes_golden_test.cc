@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "base/json.h"
-#include "model/catalog.h"
+#include "model/model_loader.h"
 #include "tests/model/mode_run.h"
 
 namespace chorale {

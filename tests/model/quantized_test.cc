@@ -6,7 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "model/quantized_tensor.h"
+#include "model/convert.h"
 #include "model/random_checkpoint.h"
 #include "tests/model/model_run.h"
 #include "tests/testing/temp_folder.h"
@@ -87,6 +87,15 @@ TEST_P(QuantizedTest, NamesAMissingTensorOfAConvertedCheckpoint) {
   const absl::Status status = Load(Out(), std::nullopt).status();
   EXPECT_TRUE(absl::IsNotFound(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("model.embed_tokens.weight.codes"));
+}
+
+TEST_P(QuantizedTest, TakesAFolderWithASlashAndNoOtherWeights) {
+  std::ofstream(in_.path() + "/pytorch_model.bin") << "weights";
+  std::ofstream(in_.path() + "/model.safetensors.index.json") << "{}";
+  ASSERT_TRUE(ConvertCheckpoint(in_.path(), Out() + "/", GetParam(), pool_, nullptr).ok());
+  EXPECT_TRUE(std::filesystem::exists(Out() + "/tokenizer.json"));
+  EXPECT_FALSE(std::filesystem::exists(Out() + "/pytorch_model.bin"));
+  EXPECT_FALSE(std::filesystem::exists(Out() + "/model.safetensors.index.json"));
 }
 
 TEST_P(QuantizedTest, LeavesNothingBehindWhenTheInputIsBad) {

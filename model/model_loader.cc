@@ -1,0 +1,91 @@
+#include "model/model_loader.h"
+
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+
+namespace chorale {
+namespace {
+
+// The bytes of a folder's tokenizer; empty without one.
+std::string TokenizerOf(const std::string& folder) {
+  std::ifstream in(folder + "/tokenizer.json", std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+absl::Status CheckTokenizer(const std::string& base, const std::string& folder) {
+  const std::string own = TokenizerOf(folder);
+  if (own.empty() || own == TokenizerOf(base)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "%s/tokenizer.json differs from the base's (%s): models that share K/V share one tokenizer",
+      folder, base));
+}
+
+absl::Status Named(const ModuleSpec& spec, const absl::Status& status) {
+  return absl::Status(status.code(),
+                      absl::StrFormat("module '%s': %s", spec.name, std::string(status.message())));
+}
+
+}  // namespace
+
+absl::StatusOr<ModelLoader> ModelLoader::Open(const std::string& base_folder,
+                                              const Transformer::Options& options,
+                                              kernels::ThreadPool& pool,
+                                              const LoadProgress& progress) {
+  ModelLoader loader;
+  loader.base_folder_ = base_folder;
+  loader.options_ = options;
+  ASSIGN_OR_RETURN(loader.base_.transformer,
+                   Transformer::Load(base_folder, options, pool, progress));
+  // Every module holds its weights and K/V in the base's dtype, whatever its own file says.
+  loader.options_.dtype = loader.base_.transformer->kv_shape().dtype;
+  return loader;
+}
+
+absl::StatusOr<Module> ModelLoader::LoadModule(const ModuleSpec& spec,
+                                               kernels::ThreadPool& pool) const {
+  if (spec.is_base()) return base_;
+  if (!spec.adapter.empty()) {
+    Module module = base_;
+    ASSIGN_OR_RETURN(module.adapter, base_.transformer->LoadAdapter(spec.adapter, pool));
+    return module;
+  }
+  if (!spec.weights.empty()) RETURN_IF_ERROR(CheckTokenizer(base_folder_, spec.weights));
+  Transformer::Options options = options_;
+  options.quantization = spec.quantization;
+  Module module;
+  ASSIGN_OR_RETURN(
+      module.transformer,
+      Transformer::Load(spec.weights.empty() ? base_folder_ : spec.weights, options, pool));
+  return module;
+}
+
+absl::StatusOr<std::vector<std::shared_ptr<const Model>>> ModelLoader::Load(
+    const std::vector<ModelSpec>& specs, kernels::ThreadPool& pool,
+    const LoadProgress& progress) const {
+  std::map<std::tuple<std::string, std::string, std::optional<kernels::DType>>, Module> loaded;
+  const auto load = [&](const ModuleSpec& spec) -> absl::StatusOr<Module> {
+    const auto key = std::tuple(spec.weights, spec.adapter, spec.quantization);
+    if (const auto found = loaded.find(key); found != loaded.end()) return found->second;
+    absl::StatusOr<Module> module = LoadModule(spec, pool);
+    if (!module.ok()) return Named(spec, module.status());
+    loaded[key] = *module;
+    return module;
+  };
+  std::vector<std::shared_ptr<const Model>> models;
+  for (const ModelSpec& spec : specs) {
+    ASSIGN_OR_RETURN(const Module module, load(spec.module));
+    ASSIGN_OR_RETURN(const Module decoder, load(spec.decoder));
+    ASSIGN_OR_RETURN(models.emplace_back(),
+                     MakeModel(spec.name, spec.mode, base_, module, decoder));
+    if (progress) progress(static_cast<double>(models.size()) / specs.size());
+  }
+  return models;
+}
+
+}  // namespace chorale

@@ -1,0 +1,38 @@
+// Loads the models of a family: base once, modules as specs name them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "model/catalog.h"
+
+namespace chorale {
+
+// Every module is held in the base's dtype, whatever its own file says; the digest covers it.
+// Weights that several specs of one call name are loaded once; what an earlier call loaded is read
+// again, since its files may have changed.
+class ModelLoader {
+ public:
+  // `pool` packs weights and must not be in use elsewhere during a call.
+  static absl::StatusOr<ModelLoader> Open(const std::string& base_folder,
+                                          const Transformer::Options& options,
+                                          kernels::ThreadPool& pool, const LoadProgress& progress);
+
+  absl::StatusOr<std::vector<std::shared_ptr<const Model>>> Load(
+      const std::vector<ModelSpec>& specs, kernels::ThreadPool& pool,
+      const LoadProgress& progress = nullptr) const;
+
+  const Module& base() const { return base_; }
+  const std::string& base_folder() const { return base_folder_; }
+
+ private:
+  ModelLoader() = default;
+  absl::StatusOr<Module> LoadModule(const ModuleSpec& spec, kernels::ThreadPool& pool) const;
+
+  std::string base_folder_;
+  Transformer::Options options_;
+  Module base_;
+};
+
+}  // namespace chorale
