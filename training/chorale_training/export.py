@@ -32,7 +32,8 @@ def _write_json(path, contents):
     write_text(path, json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
 
 
-def _half(name, tensor):
+def half(name, tensor):
+    """The tensor as a numpy array in f16; ValueError when a value does not fit."""
     with np.errstate(over="ignore"):
         array = tensor.detach().cpu().numpy().astype(np.float16)
     if not np.isfinite(array).all():
@@ -44,7 +45,7 @@ def save(folder, model, tokenizer):
     """config.json, model.safetensors (f16), tokenizer and generation files of `model`."""
     os.makedirs(folder, exist_ok=True)
     end, turn_end = tokenizer.id_of(tokenizer_bpe.END_OF_TEXT), tokenizer.id_of("<|im_end|>")
-    tensors = {name: _half(name, tensor) for name, tensor in model.state_dict().items()}
+    tensors = {name: half(name, tensor) for name, tensor in model.state_dict().items()}
     safetensors.save(os.path.join(folder, "model.safetensors"), tensors, {"format": "pt"})
     _write_json(os.path.join(folder, "config.json"), model.config.to_json(end, "float16"))
     write_text(os.path.join(folder, "tokenizer.json"), tokenizer.to_text())

@@ -72,6 +72,17 @@ class Config:
         return config
 
 
+def linear(x, weight, bias=None):
+    """functional.linear; in float32 without gradients on a CPU by oneDNN, which is 15 times as fast
+    as the reference BLAS that Debian's torch falls back to."""
+    if (torch.is_grad_enabled() or torch.is_autocast_cpu_enabled() or x.is_cuda
+            or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available()):
+        return functional.linear(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1]).to_mkldnn()
+    y = torch._C._nn.mkldnn_linear(rows, weight.to_mkldnn(), bias).to_dense()
+    return y.view(*x.shape[:-1], -1)
+
+
 class RmsNorm(nn.Module):
     def __init__(self, size, eps):
         super().__init__()
