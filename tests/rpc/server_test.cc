@@ -75,6 +75,43 @@ TEST_F(RpcServerTest, DeliversWhatWasQueuedInOrderAndThenTheStatus) {
   EXPECT_LT(absl::AbsDuration(service_.deadline - deadline), absl::Seconds(1));
 }
 
+TEST_F(RpcServerTest, ADrainLetsAStreamEndWithAllItHas) {
+  service_.tables = 1;
+  service_.end = std::nullopt;
+  Start("127.0.0.1:0");
+  grpc::ClientContext context;
+  auto reader = stub_->WatchRouting(&context, {});
+  v1::RoutingTable table;
+  ASSERT_TRUE(reader->Read(&table));
+  std::thread drain([this] { server_->Drain(absl::Now() + absl::Seconds(30)); });
+  for (int i = 1; i < 1000; ++i) {
+    table.set_version(i);
+    service_.stream->Push(table, 1);
+  }
+  service_.stream->End(grpc::Status::OK);
+  int64_t next = 1;
+  while (reader->Read(&table)) EXPECT_EQ(table.version(), next++);
+  EXPECT_EQ(next, 1000);
+  EXPECT_TRUE(reader->Finish().ok());
+  drain.join();
+}
+
+TEST_F(RpcServerTest, ADrainCancelsWhatRunsAtItsDeadline) {
+  service_.tables = 1;
+  service_.end = std::nullopt;
+  Start("127.0.0.1:0");
+  grpc::ClientContext context;
+  auto reader = stub_->WatchRouting(&context, {});
+  v1::RoutingTable table;
+  ASSERT_TRUE(reader->Read(&table));
+  service_.stream->OnCancelled([stream = service_.stream] {
+    stream->End(ToGrpc(absl::UnavailableError("shutting down")));
+  });
+  server_->Drain(absl::Now());
+  EXPECT_FALSE(reader->Read(&table));
+  EXPECT_FALSE(reader->Finish().ok());
+}
+
 TEST_F(RpcServerTest, ListensOnAUnixSocket) {
   const std::string address = absl::StrCat("unix:/tmp/chorale_rpc_test_", getpid(), ".sock");
   Start(address);
