@@ -19,6 +19,13 @@ constexpr std::chrono::milliseconds kWatchInterval{1000};
 // For a worker to read the files of one model.
 constexpr absl::Duration kCatchUpTimeout = absl::Minutes(5);
 
+// Whether a worker has answered, rather than the way to it.
+bool IsWord(const grpc::Status& status) {
+  return status.error_code() != grpc::StatusCode::UNAVAILABLE &&
+         status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED &&
+         status.error_code() != grpc::StatusCode::CANCELLED;
+}
+
 }  // namespace
 
 ControlService::ControlService(const ControlOptions& options)
@@ -188,8 +195,9 @@ grpc::Status ControlService::ChangeWorkers(const grpc::ServerContext& context,
   return grpc::Status(
       refusal->error_code(),
       absl::StrCat(refusal->error_message(),
-                   changed ? "; it gets no requests until it serves what the others do"
-                           : "; no other worker was asked"));
+                   changed            ? "; it gets no requests until it serves what the others do"
+                   : IsWord(*refusal) ? "; nothing was changed"
+                                      : "; whether it took the change is not known"));
 }
 
 bool ControlService::CatchUp(const WorkerInfo& worker) {

@@ -71,7 +71,7 @@ TEST_F(Models, ARefusedLoadNamesWorkerAndReasonAndChangesNothing) {
   const Answer missing = Load("icarus-r", "icarus", "nowhere");
   EXPECT_EQ(missing.status.error_code(), grpc::StatusCode::NOT_FOUND);
   EXPECT_THAT(missing.status.error_message(), AllOf(HasSubstr("decode-0"), HasSubstr("nowhere"),
-                                                    HasSubstr("no other worker was asked")));
+                                                    HasSubstr("nothing was changed")));
   const Answer unfit = Load("icarus-r", "icarus", "a");
   EXPECT_EQ(unfit.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_THAT(unfit.status.error_message(), HasSubstr("k_proj"));
