@@ -81,6 +81,25 @@ absl::StatusOr<v1::WorkerStatusResponse> GetWorkerStatus(const std::string& addr
                                  v1::WorkerStatusRequest());
 }
 
+std::map<std::string, v1::ModelCounters> CountersByModel(const WorkerStatuses& workers) {
+  std::map<std::string, v1::ModelCounters> models;
+  for (const auto& [id, status] : workers) {
+    for (const auto& [name, counters] : status.models()) {
+      v1::ModelCounters& sum = models[name];
+      sum.set_prompt_tokens_computed(sum.prompt_tokens_computed() +
+                                     counters.prompt_tokens_computed());
+      sum.set_prompt_tokens_reused_own(sum.prompt_tokens_reused_own() +
+                                       counters.prompt_tokens_reused_own());
+      sum.set_prompt_tokens_reused_shared(sum.prompt_tokens_reused_shared() +
+                                          counters.prompt_tokens_reused_shared());
+      sum.set_prompt_tokens_received(sum.prompt_tokens_received() +
+                                     counters.prompt_tokens_received());
+      sum.set_decode_rows(sum.decode_rows() + counters.decode_rows());
+    }
+  }
+  return models;
+}
+
 absl::StatusOr<v1::ModelChanges> LoadModel(const std::string& address,
                                            const v1::LoadModelRequest& request,
                                            absl::Duration timeout) {

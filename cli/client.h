@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -37,6 +38,10 @@ absl::StatusOr<v1::RoutingTable> GetRouting(const std::string& address, absl::Du
 // What the worker at `address` counts.
 absl::StatusOr<v1::WorkerStatusResponse> GetWorkerStatus(const std::string& address,
                                                          absl::Duration timeout);
+// What workers count, by their ids.
+using WorkerStatuses = std::map<std::string, v1::WorkerStatusResponse>;
+// The counters of each model, summed over the workers.
+std::map<std::string, v1::ModelCounters> CountersByModel(const WorkerStatuses& workers);
 // Has the orchestrator at `address` change every worker.
 absl::StatusOr<v1::ModelChanges> LoadModel(const std::string& address,
                                            const v1::LoadModelRequest& request,

@@ -149,20 +149,23 @@ class Conversations {
 // What the workers counted for the models of a side.
 absl::Status Count(const std::string& orchestrator, Side& side) {
   ASSIGN_OR_RETURN(const v1::RoutingTable table, GetRouting(orchestrator, kCallTimeout));
+  WorkerStatuses workers;
+  int64_t token_bytes = 0;
   for (const v1::WorkerReport& worker : table.workers()) {
-    ASSIGN_OR_RETURN(const v1::WorkerStatusResponse status,
-                     GetWorkerStatus(worker.address(), kCallTimeout));
-    const int64_t token_bytes = status.engine().at("block_bytes") / kernels::kBlockTokens;
-    for (const std::string& model : side.models) {
-      const auto found = status.models().find(model);
-      if (found == status.models().end()) continue;
-      const v1::ModelCounters& counters = found->second;
-      side.prefilled += counters.prompt_tokens_computed();
-      side.reused_own += counters.prompt_tokens_reused_own();
-      side.reused_shared += counters.prompt_tokens_reused_shared();
-      side.kv_bytes_written +=
-          (counters.prompt_tokens_computed() + counters.decode_rows()) * token_bytes;
-    }
+    v1::WorkerStatusResponse& status = workers[worker.worker_id()];
+    ASSIGN_OR_RETURN(status, GetWorkerStatus(worker.address(), kCallTimeout));
+    token_bytes = status.engine().at("block_bytes") / kernels::kBlockTokens;  // of all alike
+  }
+  const std::map<std::string, v1::ModelCounters> by_model = CountersByModel(workers);
+  for (const std::string& model : side.models) {
+    const auto found = by_model.find(model);
+    if (found == by_model.end()) continue;
+    const v1::ModelCounters& counters = found->second;
+    side.prefilled += counters.prompt_tokens_computed();
+    side.reused_own += counters.prompt_tokens_reused_own();
+    side.reused_shared += counters.prompt_tokens_reused_shared();
+    side.kv_bytes_written +=
+        (counters.prompt_tokens_computed() + counters.decode_rows()) * token_bytes;
   }
   return absl::OkStatus();
 }
@@ -192,8 +195,7 @@ absl::Status RunSide(const DemoOptions& options, int vocab, const std::string& r
 // As many models of either kind as there are of both, up to four.
 absl::Status ChooseModels(const CatalogSpec& catalog, Side& off, Side& on) {
   for (const ModelSpec& model : catalog.models) {
-    const bool tuned = !model.module.is_base();
-    if (model.mode == Mode::kStandard && tuned && !model.module.adapter.empty()) {
+    if (model.mode == Mode::kStandard && !model.module.adapter.empty()) {
       off.models.push_back(model.name);
     }
     if (model.mode == Mode::kIcarus) on.models.push_back(model.name);

@@ -33,7 +33,7 @@ struct Snapshot {
   std::string run_dir;
   ClusterRecord cluster;
   absl::StatusOr<v1::RoutingTable> workers;
-  std::map<std::string, v1::WorkerStatusResponse> counters;  // of the workers that answer, by id
+  WorkerStatuses counters;  // of the workers that answer, by id
 
   // Every process runs and every worker takes requests.
   bool healthy() const {
@@ -89,26 +89,6 @@ absl::StatusOr<Snapshot> Look(const StatusOptions& options) {
   return snapshot;
 }
 
-// The counters of each model, summed over the workers.
-std::map<std::string, v1::ModelCounters> CountersByModel(const Snapshot& snapshot) {
-  std::map<std::string, v1::ModelCounters> models;
-  for (const auto& [id, status] : snapshot.counters) {
-    for (const auto& [name, counters] : status.models()) {
-      v1::ModelCounters& sum = models[name];
-      sum.set_prompt_tokens_computed(sum.prompt_tokens_computed() +
-                                     counters.prompt_tokens_computed());
-      sum.set_prompt_tokens_reused_own(sum.prompt_tokens_reused_own() +
-                                       counters.prompt_tokens_reused_own());
-      sum.set_prompt_tokens_reused_shared(sum.prompt_tokens_reused_shared() +
-                                          counters.prompt_tokens_reused_shared());
-      sum.set_prompt_tokens_received(sum.prompt_tokens_received() +
-                                     counters.prompt_tokens_received());
-      sum.set_decode_rows(sum.decode_rows() + counters.decode_rows());
-    }
-  }
-  return models;
-}
-
 // A counter or gauge summed over the workers.
 int64_t Sum(const Snapshot& snapshot, const std::string& name) {
   int64_t sum = 0;
@@ -122,7 +102,7 @@ int64_t Sum(const Snapshot& snapshot, const std::string& name) {
 std::string SharingText(const Snapshot& snapshot) {
   std::vector<std::vector<std::string>> rows = {{"MODEL", "PROMPT TOKENS: PREFILLED", "REUSED",
                                                  "REUSED OF OTHERS", "RECEIVED", "DECODE ROWS"}};
-  for (const auto& [name, counters] : CountersByModel(snapshot)) {
+  for (const auto& [name, counters] : CountersByModel(snapshot.counters)) {
     rows.push_back({name, absl::StrCat(counters.prompt_tokens_computed()),
                     absl::StrCat(counters.prompt_tokens_reused_own()),
                     absl::StrCat(counters.prompt_tokens_reused_shared()),
@@ -199,7 +179,7 @@ Json ToJson(const Snapshot& snapshot) {
                                {"models", ModelNames(worker)}});
   }
   json["models"] = Json::object();
-  for (const auto& [name, counters] : CountersByModel(snapshot)) {
+  for (const auto& [name, counters] : CountersByModel(snapshot.counters)) {
     json["models"][name] = {{"prompt_tokens_prefilled", counters.prompt_tokens_computed()},
                             {"prompt_tokens_reused_own", counters.prompt_tokens_reused_own()},
                             {"prompt_tokens_reused_shared", counters.prompt_tokens_reused_shared()},

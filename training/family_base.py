@@ -8,9 +8,7 @@ command goes on from the last checkpoint in --work. Each checkpoint also writes 
 """
 
 import argparse
-import dataclasses
 import json
-import math
 import os
 import sys
 import time
@@ -20,7 +18,9 @@ import torch
 from torch import distributed, multiprocessing
 from torch.nn import functional
 
-from chorale_training import data, export, family_card, mixture, qwen2, tokenizer_bpe
+from chorale_training import data, export, family_card, mixture, optimisation, qwen2, tokenizer_bpe
+
+_FINAL_LR_SHARE = 0.02
 
 
 def parse_flags(arguments=None):
@@ -86,34 +86,17 @@ class Run:
         torch.manual_seed(flags.seed)
         self.model = qwen2.Qwen2(config)
         self.model.init_weights()
-        decayed, plain = [], []
-        for name, parameter in self.model.named_parameters():
-            is_matrix = parameter.dim() == 2 and "embed_tokens" not in name
-            (decayed if is_matrix else plain).append(parameter)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": flags.weight_decay},
-             {"params": plain, "weight_decay": 0.0}], lr=flags.lr, betas=(0.9, 0.95), eps=1e-8)
+        self.optimizer = optimisation.adamw(self.model, flags.lr, flags.weight_decay)
         self.progress = {"step": 0, "tokens": 0, "seconds": 0.0}
         self.checkpoint_path = os.path.join(flags.work, "checkpoint.pt")
         self.metrics_path = os.path.join(flags.work, "metrics.jsonl")
         if os.path.exists(self.checkpoint_path):
-            self._resume()
-
-    def _resume(self):
-        saved = torch.load(self.checkpoint_path)
-        if saved["config"] != dataclasses.asdict(self.model.config):
-            raise ValueError(f"{self.checkpoint_path} is of another shape, {saved['config']}; "
-                             "remove it or name another --work")
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.progress = saved["progress"]
+            self.progress = optimisation.load_checkpoint(self.checkpoint_path, self.model,
+                                                         self.optimizer)
 
     def save(self):
-        unfinished = self.checkpoint_path + ".unfinished"
-        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                    "progress": self.progress, "config": dataclasses.asdict(self.model.config)},
-                   unfinished)
-        os.replace(unfinished, self.checkpoint_path)
+        optimisation.save_checkpoint(self.checkpoint_path, self.model, self.optimizer,
+                                     self.progress)
 
     def share_done(self):
         """0 at the start, 1 when the time is spent."""
@@ -121,9 +104,8 @@ class Run:
 
     def learning_rate(self):
         """Linear warm-up by steps, then a cosine over the time."""
-        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.share_done()))
-        warmup = min(1, (self.progress["step"] + 1) / self.flags.warmup_steps)
-        return self.flags.lr * warmup * cosine
+        return self.flags.lr * optimisation.course(
+            self.progress["step"], self.share_done(), self.flags.warmup_steps, _FINAL_LR_SHARE)
 
     def loss(self, step, rank, length):
         """Mean weighted cross entropy in nats a token of this rank's batch."""

@@ -10,7 +10,6 @@ ready to be served.
 """
 
 import argparse
-import dataclasses
 import json
 import math
 import os
@@ -21,7 +20,7 @@ import time
 import numpy as np
 import torch
 
-from chorale_training import card, data, export, golden, qwen2, tokenizer_bpe
+from chorale_training import card, data, export, golden, optimisation, qwen2, tokenizer_bpe
 
 _EVAL_TOKENS = 32_768  # of the held-out files, at each checkpoint; at the end all of them
 
@@ -118,15 +117,7 @@ class Run:
         self.model = qwen2.Qwen2(config)
         self.model.init_weights()
         self.model.to(self.device)
-        decayed, plain = [], []
-        for name, parameter in self.model.named_parameters():
-            is_matrix = parameter.dim() == 2 and "embed_tokens" not in name
-            (decayed if is_matrix else plain).append(parameter)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": flags.weight_decay},
-             {"params": plain, "weight_decay": 0.0}],
-            lr=flags.lr, betas=(0.9, 0.95), eps=1e-8,
-        )
+        self.optimizer = optimisation.adamw(self.model, flags.lr, flags.weight_decay)
         self.progress = {"step": 0, "tokens": 0, "seconds": 0.0,
                          "windows": {str(length): 0 for length in self.windows}}
         self.checkpoint_path = os.path.join(flags.work, "checkpoint.pt")
@@ -136,21 +127,13 @@ class Run:
         """Goes on from the checkpoint; False when there is none."""
         if not os.path.exists(self.checkpoint_path):
             return False
-        saved = torch.load(self.checkpoint_path, map_location=self.device)
-        if saved["config"] != dataclasses.asdict(self.model.config):
-            raise ValueError(f"{self.checkpoint_path} is of another shape, {saved['config']}; "
-                             "remove it or name another --work")
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.progress = saved["progress"]
+        self.progress = optimisation.load_checkpoint(self.checkpoint_path, self.model,
+                                                     self.optimizer, self.device)
         return True
 
     def save(self):
-        unfinished = self.checkpoint_path + ".unfinished"
-        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                    "progress": self.progress, "config": dataclasses.asdict(self.model.config)},
-                   unfinished)
-        os.replace(unfinished, self.checkpoint_path)
+        optimisation.save_checkpoint(self.checkpoint_path, self.model, self.optimizer,
+                                     self.progress)
 
     def share_done(self):
         """0 at the start, 1 when the budget is spent."""
@@ -160,10 +143,9 @@ class Run:
 
     def learning_rate(self):
         """Linear warm-up by steps, then a cosine over the budget."""
-        low = self.flags.final_lr_share
-        cosine = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * self.share_done()))
-        warmup = min(1, (self.progress["step"] + 1) / self.flags.warmup_steps)
-        return self.flags.lr * warmup * cosine
+        return self.flags.lr * optimisation.course(
+            self.progress["step"], self.share_done(), self.flags.warmup_steps,
+            self.flags.final_lr_share)
 
     def autocast(self):
         return torch.autocast(self.device, dtype=torch.bfloat16)

@@ -9,6 +9,7 @@
 #include "base/random.h"
 #include "gtest/gtest.h"
 #include "kernels/kernels.h"
+#include "tests/testing/kernel_tables.h"
 
 namespace chorale::kernels {
 namespace {
@@ -140,7 +141,7 @@ double BoundOfAttention(const Batch& batch) {
   return std::expm1(2 * d) + (tokens + 16) * u;
 }
 
-class EveryTable : public testing::TestWithParam<std::tuple<const Kernels*, int>> {
+class EveryTable : public testing::TestWithParam<TableAndThreads> {
  protected:
   EveryTable() : pool_(std::get<1>(GetParam())) { RecordProperty("seed", std::to_string(kSeed)); }
   const Kernels& table() const { return *std::get<0>(GetParam()); }
@@ -166,16 +167,7 @@ class EveryTable : public testing::TestWithParam<std::tuple<const Kernels*, int>
   ThreadPool pool_;
 };
 
-std::string NameOfCase(const testing::TestParamInfo<EveryTable::ParamType>& info) {
-  std::string name(std::get<0>(info.param)->name);
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name + "_" + std::to_string(std::get<1>(info.param)) + "_threads";
-}
-
-INSTANTIATE_TEST_SUITE_P(Attention, EveryTable,
-                         testing::Combine(testing::ValuesIn(AvailableKernels()),
-                                          testing::Values(1, 3)),
-                         NameOfCase);
+INSTANTIATE_TEST_SUITE_P(Attention, EveryTable, TablesAndThreads(), NameOfTableAndThreads);
 
 KvShape Shape(int kv_heads, int head_dim, DType dtype) {
   return {.layers = kLayers, .kv_heads = kv_heads, .head_dim = head_dim, .dtype = dtype};

@@ -19,6 +19,7 @@
 
 #include "base/random.h"
 #include "gtest/gtest.h"
+#include "tests/testing/kernel_tables.h"
 
 namespace chorale::kernels {
 namespace {
@@ -49,23 +50,14 @@ class Random {
   uint64_t counter_ = 0;
 };
 
-class EveryTable : public testing::TestWithParam<std::tuple<const Kernels*, int>> {
+class EveryTable : public testing::TestWithParam<TableAndThreads> {
  protected:
   EveryTable() : pool_(std::get<1>(GetParam())) { RecordProperty("seed", std::to_string(kSeed)); }
   const Kernels& table() const { return *std::get<0>(GetParam()); }
   ThreadPool pool_;
 };
 
-std::string NameOfCase(const testing::TestParamInfo<EveryTable::ParamType>& info) {
-  std::string name(std::get<0>(info.param)->name);
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name + "_" + std::to_string(std::get<1>(info.param)) + "_threads";
-}
-
-INSTANTIATE_TEST_SUITE_P(Kernels, EveryTable,
-                         testing::Combine(testing::ValuesIn(AvailableKernels()),
-                                          testing::Values(1, 3)),
-                         NameOfCase);
+INSTANTIATE_TEST_SUITE_P(Kernels, EveryTable, TablesAndThreads(), NameOfTableAndThreads);
 
 std::vector<float> Absolute(std::vector<float> values) {
   for (float& value : values) value = std::abs(value);

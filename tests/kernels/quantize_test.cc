@@ -17,6 +17,7 @@
 #include "base/random.h"
 #include "gtest/gtest.h"
 #include "kernels/kernels.h"
+#include "tests/testing/kernel_tables.h"
 
 namespace chorale::kernels {
 namespace {
@@ -174,7 +175,7 @@ TEST(Quantize, KeepsZeroAndMarksWhatIsNoNumber) {
   }
 }
 
-class EveryTable : public testing::TestWithParam<std::tuple<const Kernels*, int>> {
+class EveryTable : public testing::TestWithParam<TableAndThreads> {
  protected:
   EveryTable() : pool_(std::get<1>(GetParam())) { RecordProperty("seed", std::to_string(kSeed)); }
   const Kernels& table() const { return *std::get<0>(GetParam()); }
@@ -199,16 +200,7 @@ class EveryTable : public testing::TestWithParam<std::tuple<const Kernels*, int>
   ThreadPool pool_;
 };
 
-std::string NameOfCase(const testing::TestParamInfo<EveryTable::ParamType>& info) {
-  std::string name(std::get<0>(info.param)->name);
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name + "_" + std::to_string(std::get<1>(info.param)) + "_threads";
-}
-
-INSTANTIATE_TEST_SUITE_P(Quantized, EveryTable,
-                         testing::Combine(testing::ValuesIn(AvailableKernels()),
-                                          testing::Values(1, 3)),
-                         NameOfCase);
+INSTANTIATE_TEST_SUITE_P(Quantized, EveryTable, TablesAndThreads(), NameOfTableAndThreads);
 
 // The bound of one result: x and w are one row each.
 double BoundOf(const float* x, const float* w, int cols) {

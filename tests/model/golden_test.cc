@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "model/forward.h"
+#include "tests/testing/kernel_tables.h"
 
 namespace chorale {
 namespace {
@@ -94,17 +95,7 @@ TEST_P(GoldenTest, TheBaseModelGivesItsGoldenIdsAndLogits) {
   }
 }
 
-std::vector<std::string> Names() {
-  std::vector<std::string> names;
-  for (const kernels::Kernels* table : kernels::AvailableKernels()) names.emplace_back(table->name);
-  return names;
-}
-
-INSTANTIATE_TEST_SUITE_P(Kernels, GoldenTest, testing::ValuesIn(Names()), [](const auto& info) {
-  std::string name = info.param;
-  for (char& c : name) c = c == '-' ? '_' : c;
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Kernels, GoldenTest, testing::ValuesIn(KernelTableNames()), NameOfTable);
 
 }  // namespace
 }  // namespace chorale

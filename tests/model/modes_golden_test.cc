@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "model/model_loader.h"
 #include "tests/model/mode_run.h"
+#include "tests/testing/kernel_tables.h"
 
 namespace chorale {
 namespace {
@@ -60,18 +61,8 @@ TEST_P(ModesGoldenTest, EveryModeGivesTheIdsAndLogitsOfItsTraining) {
   EXPECT_EQ(modes.size(), 4u);
 }
 
-std::vector<std::string> Names() {
-  std::vector<std::string> names;
-  for (const kernels::Kernels* table : kernels::AvailableKernels()) names.emplace_back(table->name);
-  return names;
-}
-
-INSTANTIATE_TEST_SUITE_P(Kernels, ModesGoldenTest, testing::ValuesIn(Names()),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           for (char& c : name) c = c == '-' ? '_' : c;
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Kernels, ModesGoldenTest, testing::ValuesIn(KernelTableNames()),
+                         NameOfTable);
 
 }  // namespace
 }  // namespace chorale

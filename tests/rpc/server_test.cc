@@ -52,6 +52,16 @@ class RpcServerTest : public testing::Test {
     server_ = *std::move(started);
     stub_ = v1::Control::NewStub(OpenChannel(server_->address()));
   }
+  // A stream that has sent table 0 and goes on.
+  std::unique_ptr<grpc::ClientReader<v1::RoutingTable>> OpenStream(grpc::ClientContext& context) {
+    service_.tables = 1;
+    service_.end = std::nullopt;
+    Start("127.0.0.1:0");
+    auto reader = stub_->WatchRouting(&context, {});
+    v1::RoutingTable table;
+    EXPECT_TRUE(reader->Read(&table));
+    return reader;
+  }
 
   TableService service_;
   std::unique_ptr<RpcServer> server_;
@@ -76,13 +86,9 @@ TEST_F(RpcServerTest, DeliversWhatWasQueuedInOrderAndThenTheStatus) {
 }
 
 TEST_F(RpcServerTest, ADrainLetsAStreamEndWithAllItHas) {
-  service_.tables = 1;
-  service_.end = std::nullopt;
-  Start("127.0.0.1:0");
   grpc::ClientContext context;
-  auto reader = stub_->WatchRouting(&context, {});
+  auto reader = OpenStream(context);
   v1::RoutingTable table;
-  ASSERT_TRUE(reader->Read(&table));
   std::thread drain([this] { server_->Drain(absl::Now() + absl::Seconds(30)); });
   for (int i = 1; i < 1000; ++i) {
     table.set_version(i);
@@ -97,16 +103,11 @@ TEST_F(RpcServerTest, ADrainLetsAStreamEndWithAllItHas) {
 }
 
 TEST_F(RpcServerTest, ADrainCancelsWhatRunsAtItsDeadline) {
-  service_.tables = 1;
-  service_.end = std::nullopt;
-  Start("127.0.0.1:0");
   grpc::ClientContext context;
-  auto reader = stub_->WatchRouting(&context, {});
+  auto reader = OpenStream(context);
   v1::RoutingTable table;
-  ASSERT_TRUE(reader->Read(&table));
-  service_.stream->OnCancelled([stream = service_.stream] {
-    stream->End(ToGrpc(absl::UnavailableError("shutting down")));
-  });
+  service_.stream->OnCancelled(
+      [stream = service_.stream] { stream->End(ToGrpc(absl::UnavailableError("shutting down"))); });
   server_->Drain(absl::Now());
   EXPECT_FALSE(reader->Read(&table));
   EXPECT_FALSE(reader->Finish().ok());
