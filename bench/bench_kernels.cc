@@ -1,7 +1,7 @@
 // Speeds of the kernels beside what the machine can do, both measured in this run.
 //
 //   bench_kernels [--threads N] [--kernels NAME] [--dtype f32|bf16|int8|int4] [--quick]
-//                 [--only forward|matmul|weights|attention]
+//                 [--only forward|matmul|weights|attention|kv]
 //
 // Napkin: a matmul of M rows reads its weights once, so it takes at least bytes / DRAM and at least
 // 2 M weights / FLOP ceiling; the last column is that bound over the time taken. Weights rotate
@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "base/random.h"
 #include "bench/ceilings.h"
 #include "kernels/kernels.h"
+#include "kernels/kv_codec.h"
 
 namespace chorale::bench {
 namespace {
@@ -270,6 +272,54 @@ void BenchAttention(const Kernels& k, DType dtype, int rounds, ThreadPool& pool)
   }
 }
 
+// Rounding and packing of K/V by one thread, over more blocks than the caches hold, beside a copy.
+void BenchKvCodec(DType dtype, int rounds) {
+  constexpr int kRows = 2048, kHeads = 8, kHeadDim = 64;
+  const kernels::KvShape shape{12, kHeads / 2, kHeadDim, dtype};
+  const int blocks = static_cast<int>((int64_t{192} << 20) / shape.block_bytes());
+  const int64_t packed_bytes = kernels::PackedBytes(shape);
+  ThreadPool one(1);
+  std::vector<float> rows = RandomFloats(int64_t{kRows} * kHeads * kHeadDim, 6);
+  const std::function<void()> round = [&] {
+    kernels::RoundKvRows({.x = rows.data(),
+                          .rows = kRows,
+                          .heads = kHeads,
+                          .head_dim = kHeadDim,
+                          .x_stride = kHeads * kHeadDim},
+                         one);
+  };
+  kernels::Buffer memory(blocks * shape.block_bytes()), copy(blocks * shape.block_bytes());
+  kernels::Buffer packed(blocks * packed_bytes);
+  // Random codes, unpacked: blocks as they are written.
+  for (size_t i = 0; i < packed.bytes(); ++i) packed.data()[i] = static_cast<std::byte>(i * i % 81);
+  const auto each = [&](auto fn) {
+    return [&, fn] {
+      for (int64_t b = 0; b < blocks; ++b) {
+        const std::span block(memory.data() + b * shape.block_bytes(), shape.block_bytes());
+        CHECK(fn(b, block, std::span(packed.data() + b * packed_bytes, packed_bytes)));
+      }
+    };
+  };
+  const auto pack =
+      each([&](int64_t, auto block, auto codes) { return PackBlock(shape, block, codes).ok(); });
+  const auto unpack =
+      each([&](int64_t, auto block, auto codes) { return UnpackBlock(shape, codes, block).ok(); });
+  const auto memcopy = each([&](int64_t b, auto block, auto) {
+    std::memcpy(copy.data() + b * shape.block_bytes(), block.data(), block.size());
+    return true;
+  });
+  unpack();
+  const std::vector<double> ns = Medians(rounds, {round, pack, unpack, memcopy});
+  const double bytes = static_cast<double>(memory.bytes());
+  std::printf("\nK/V in 8 bits, one thread, blocks of %lld bytes in %s, packed %lld\n",
+              static_cast<long long>(shape.block_bytes()), NameOf(dtype),
+              static_cast<long long>(packed_bytes));
+  std::printf("  round  %6.2f GB/s of f32\n", rows.size() * sizeof(float) / ns[0]);
+  std::printf("  pack   %6.2f GB/s of blocks\n", bytes / ns[1]);
+  std::printf("  unpack %6.2f GB/s of blocks\n", bytes / ns[2]);
+  std::printf("  memcpy %6.2f GB/s of blocks\n", bytes / ns[3]);
+}
+
 // One forward pass of a 125 M model (768 x 12, 12 heads, 4 kv heads, ffn 2048, vocabulary 32000).
 class ForwardBench {
  public:
@@ -420,6 +470,7 @@ int Run(const Options& options) {
   if (wanted("matmul")) BenchMatmul(k, dtype, ceilings, rounds, pool);
   if (wanted("weights")) BenchWeights(k, ceilings, rounds, pool);
   if (wanted("attention")) BenchAttention(k, KvDTypeFor(dtype), rounds, pool);
+  if (wanted("kv")) BenchKvCodec(KvDTypeFor(dtype), rounds);
   return 0;
 }
 
@@ -433,8 +484,8 @@ int main(int argc, char** argv) {
   app.add_option("--kernels", options.kernels, "reference, cpu or a full name");
   app.add_option("--dtype", options.dtype, "of weights: f32, bf16, int8 or int4")
       ->check(CLI::IsMember({"f32", "bf16", "int8", "int4"}));
-  app.add_option("--only", options.only, "forward, matmul, weights or attention")
-      ->check(CLI::IsMember({"forward", "matmul", "weights", "attention"}));
+  app.add_option("--only", options.only, "forward, matmul, weights, attention or kv")
+      ->check(CLI::IsMember({"forward", "matmul", "weights", "attention", "kv"}));
   app.add_flag("--quick", options.quick, "fewer rounds");
   CLI11_PARSE(app, argc, argv);
   return chorale::bench::Run(options);

@@ -47,12 +47,13 @@ Digest WriterOfMixedBlock(const Digest& first, int tokens, const Digest& second)
 }
 
 std::vector<BlockKey> MakeBlockKeys(std::span<const TokenId> tokens, const Digest& writer,
-                                    std::string_view tenant_salt) {
+                                    const KeyScope& scope) {
   std::vector<BlockKey> keys;
   BlockKey parent;
   for (size_t begin = 0; begin < tokens.size(); begin += kernels::kBlockTokens) {
     const size_t count = std::min<size_t>(kernels::kBlockTokens, tokens.size() - begin);
-    parent = MakeBlockKey(parent, tokens.subspan(begin, count), writer, tenant_salt);
+    parent = MakeBlockKey(parent, tokens.subspan(begin, count), writer,
+                          scope.SaltOf(static_cast<int>(begin + count)));
     keys.push_back(parent);
   }
   return keys;

@@ -3,7 +3,7 @@
 //   key = H(key of the block before, the block's token ids, digest of the writer, tenant salt)
 //
 // Two requests share a block exactly when the same weights wrote the same tokens after the same
-// history for the same tenant. Nothing else in Chorale decides sharing. A block that two writers
+// history for the same tenant, or for everybody. Nothing else in Chorale decides sharing. A block that two writers
 // filled, because the prompt ended inside it, has a writer of its own: both, and where they met.
 #pragma once
 
@@ -46,9 +46,20 @@ BlockKey MakeBlockKey(const BlockKey& parent, std::span<const TokenId> tokens, c
 // rest.
 Digest WriterOfMixedBlock(const Digest& first, int tokens, const Digest& second);
 
+// Whose the blocks of a sequence are: those that lie wholly within its first `public_tokens` tokens
+// belong to everybody, the others to the tenant. No tenant's salt is kPublicSalt.
+struct KeyScope {
+  std::string tenant_salt;
+  int public_tokens = 0;
+
+  // Of a block that ends before position `end` of its sequence.
+  std::string_view SaltOf(int end) const { return end <= public_tokens ? kPublicSalt : tenant_salt; }
+  static constexpr std::string_view kPublicSalt = "public";
+};
+
 // The keys of the blocks of `tokens` from the start of a sequence, all by one writer. A last block
 // that is not full has a key too, by the tokens it holds.
 std::vector<BlockKey> MakeBlockKeys(std::span<const TokenId> tokens, const Digest& writer,
-                                    std::string_view tenant_salt);
+                                    const KeyScope& scope);
 
 }  // namespace chorale

@@ -1,5 +1,7 @@
 #include "cache/block_pool.h"
 
+#include <utility>
+
 #include "absl/strings/str_format.h"
 #include "base/check.h"
 
@@ -17,7 +19,13 @@ absl::StatusOr<std::vector<BlockId>> BlockPool::Allocate(int count) {
         absl::StrFormat("%d K/V blocks are needed, %d of %d can be had", count, blocks_available(),
                         blocks_total()));
   }
-  while (blocks_free() < count) EvictOne();
+  while (blocks_free() < count) {
+    // There is one: of any chain of cached blocks, the last has no cached child.
+    const BlockId evicted = static_cast<BlockId>(order_.PopCheapest());
+    LeaveCache(evicted);
+    Forget(evicted);
+    free_.push_back(evicted);
+  }
   std::vector<BlockId> taken(free_.end() - count, free_.end());
   free_.resize(free_.size() - count);
   for (BlockId block : taken) {
@@ -29,10 +37,9 @@ absl::StatusOr<std::vector<BlockId>> BlockPool::Allocate(int count) {
 
 void BlockPool::Acquire(BlockId id) {
   Block& block = blocks_.at(id);
-  if (block.refs == 0) {
-    CHECK(block.published) << "block " << id << " is free";
-    LeaveCache(id);
-  }
+  CHECK(block.refs > 0 || block.published) << "block " << id << " is free";
+  if (block.refs == 0) LeaveCache(id);
+  if (block.published) order_.Touch(id);
   ++block.refs;
 }
 
@@ -48,30 +55,41 @@ void BlockPool::Release(BlockId id) {
 }
 
 void BlockPool::EnterCache(BlockId id) {
-  Block& block = blocks_[id];
+  const Block& block = blocks_[id];
   ++cached_count_;
-  block.last_use = ++operations_;
-  if (!cached_children_.contains(block.key)) evictable_.insert({block.last_use, id});
+  order_.Touch(id, 0);
+  if (!cached_children_.contains(block.key)) order_.Return(id);
   if (++cached_children_[block.parent] > 1) return;
   if (auto parent = index_.find(block.parent); parent != index_.end()) {
-    evictable_.erase({blocks_[parent->second].last_use, parent->second});  // a leaf no longer
+    order_.HoldBack(parent->second);  // a leaf no longer
   }
 }
 
 void BlockPool::LeaveCache(BlockId id) {
   const Block& block = blocks_[id];
   --cached_count_;
-  evictable_.erase({block.last_use, id});
+  if (order_.contains(id)) order_.HoldBack(id);
   auto children = cached_children_.find(block.parent);
   if (--children->second > 0) return;
   cached_children_.erase(children);
   auto parent = index_.find(block.parent);
   if (parent == index_.end()) return;
-  const Block& above = blocks_[parent->second];
-  if (above.refs == 0) evictable_.insert({above.last_use, parent->second});  // a leaf again
+  if (blocks_[parent->second].refs == 0) order_.Return(parent->second);  // a leaf again
 }
 
-void BlockPool::Publish(BlockId id, const BlockKey& key, const BlockKey& parent) {
+// Ends the publishing of a block that is not in the cache.
+void BlockPool::Forget(BlockId id) {
+  Block& block = blocks_[id];
+  index_.erase(block.key);
+  if (record_events_) {
+    events_.push_back({.key = block.key, .removed = true, .index = block.index});
+  }
+  block = {.refs = block.refs};
+}
+
+void BlockPool::Publish(BlockId id, const BlockKey& key, const BlockKey& parent, int index,
+                        uint64_t checksum) {
+  CHECK_GE(index, 0) << "block " << id;
   Block& block = blocks_.at(id);
   CHECK_GT(block.refs, 0) << "block " << id;
   if (block.published) {
@@ -79,9 +97,32 @@ void BlockPool::Publish(BlockId id, const BlockKey& key, const BlockKey& parent)
     return;
   }
   if (!index_.try_emplace(key, id).second) return;
-  block.published = true;
-  block.key = key;
-  block.parent = parent;
+  block = {.refs = block.refs,
+           .index = index,
+           .published = true,
+           .checksum = checksum,
+           .key = key,
+           .parent = parent};
+  order_.Insert(id, RecomputeCost(index));
+  order_.HoldBack(id);
+  if (record_events_) events_.push_back({.key = key, .index = index});
+}
+
+void BlockPool::Unpublish(BlockId id) {
+  const Block& block = blocks_.at(id);
+  if (!block.published || Evict(id)) return;
+  order_.Remove(id);
+  Forget(id);
+}
+
+bool BlockPool::Evict(BlockId id) {
+  const Block& block = blocks_.at(id);
+  if (!block.published || block.refs > 0) return false;
+  LeaveCache(id);
+  order_.Remove(id);
+  Forget(id);
+  free_.push_back(id);
+  return true;
 }
 
 std::vector<BlockId> BlockPool::AcquirePrefix(std::span<const BlockKey> keys) {
@@ -104,14 +145,34 @@ int BlockPool::MatchPrefix(std::span<const BlockKey> keys) const {
   return matched;
 }
 
-void BlockPool::EvictOne() {
-  CHECK(!evictable_.empty());  // of any chain of cached blocks, the last has no cached child
-  const BlockId id = evictable_.begin()->second;
-  LeaveCache(id);
-  Block& block = blocks_[id];
-  index_.erase(block.key);
-  block.published = false;
-  free_.push_back(id);
+const BlockPool::Block& BlockPool::Published(BlockId id) const {
+  const Block& block = blocks_.at(id);
+  CHECK(block.published) << "block " << id;
+  return block;
 }
+
+void BlockPool::ForEachPublished(absl::FunctionRef<void(const PublishedBlock&)> visit) const {
+  for (BlockId id = 0; id < blocks_total(); ++id) {
+    const Block& block = blocks_[id];
+    if (!block.published) continue;
+    visit({.block = id,
+           .key = block.key,
+           .index = block.index,
+           .refs = block.refs,
+           .checksum = block.checksum});
+  }
+}
+
+void BlockPool::RecordEvents(bool on) {
+  if (record_events_ == on) return;
+  record_events_ = on;
+  events_.clear();
+  if (!on) return;
+  ForEachPublished([this](const PublishedBlock& block) {
+    events_.push_back({.key = block.key, .index = block.index});
+  });
+}
+
+std::vector<BlockEvent> BlockPool::TakeEvents() { return std::exchange(events_, {}); }
 
 }  // namespace chorale

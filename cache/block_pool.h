@@ -1,33 +1,43 @@
 // BlockPool: which blocks are free, which are held and by how many, and which can be found by key.
 //
-//   free ---Allocate---> held (refs >= 1) ---last Release---> free, if never published
+//   free ---Allocate---> held (refs >= 1) ---last Release---> free, if not published
 //                          |   ^                      |
 //                        Publish  AcquirePrefix       +-----> cached, if published
 //                                  |                             |
-//                                  +-------- cached <------------+--- evicted by Allocate -> free
+//                                  +-------- cached <------------+--- Allocate, Evict -> free
 //
-// A cached block keeps its bytes and its key until the room is needed. Eviction takes the least
-// recently used block that has no cached child: a chain is eaten from its leaf, so that what is
-// left is always a prefix. The pool does bookkeeping only; the bytes lie in a kernels::KvMemory.
-// Deterministic: "recently" is counted in operations, there is no clock. Not thread safe.
+// A cached block keeps its bytes and its key until the room is needed. Of the cached blocks without
+// a cached child goes the one that is cheapest to lose (cache/eviction.h): a chain is eaten from
+// its leaf, so that what is left is always a prefix. A block whose bytes turn out bad is
+// unpublished: nobody finds it any more, and those who hold it let it go like a private one. The
+// pool does bookkeeping only; the bytes lie in a kernels::KvMemory. Deterministic: there is no
+// clock. Not thread safe.
 #pragma once
 
 #include <cstdint>
-#include <list>
-#include <optional>
-#include <set>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
+#include "cache/block_events.h"
 #include "cache/block_key.h"
+#include "cache/eviction.h"
 #include "kernels/tensor.h"
 
 namespace chorale {
 
 using kernels::BlockId;
+
+// A block that can be found by its key.
+struct PublishedBlock {
+  BlockId block = 0;
+  BlockKey key;
+  int index = 0;          // in its chain, from 0
+  int refs = 0;           // 0: cached
+  uint64_t checksum = 0;  // of its bytes
+};
 
 class BlockPool {
  public:
@@ -43,14 +53,34 @@ class BlockPool {
   void Release(BlockId block);
 
   // Makes a held, full block findable under `key`, whose history is `parent` (the zero key for a
-  // first block). When another block is published under the key already, that one stays and this
-  // one remains private.
-  void Publish(BlockId block, const BlockKey& key, const BlockKey& parent);
+  // first block). `index` is its place in the chain, from 0; `checksum` is of its bytes. When
+  // another block is published under the key already, that one stays and this one remains private.
+  void Publish(BlockId block, const BlockKey& key, const BlockKey& parent, int index,
+               uint64_t checksum);
+  // Takes back the publishing of a block whose bytes were found bad. A cached one becomes free, a
+  // held one at its last release. Its cached children cannot be reached until another block is
+  // published under its key; they go as the room is needed. Nothing happens to a private block.
+  void Unpublish(BlockId block);
+  // Frees a cached block now, also one with cached children. False: it is not cached.
+  bool Evict(BlockId block);
 
   // The blocks of the longest published prefix of `keys`, each with a reference added.
   std::vector<BlockId> AcquirePrefix(std::span<const BlockKey> keys);
-  // How many leading keys are published, without touching references or recency.
+  // How many leading keys are published, without touching references or what goes first.
   int MatchPrefix(std::span<const BlockKey> keys) const;
+
+  bool published(BlockId block) const { return blocks_.at(block).published; }
+  // Of a published block.
+  const BlockKey& key(BlockId block) const { return Published(block).key; }
+  uint64_t checksum(BlockId block) const { return Published(block).checksum; }
+  // Calls `visit` with each, in the order of their numbers; it must not change the pool.
+  void ForEachPublished(absl::FunctionRef<void(const PublishedBlock&)> visit) const;
+
+  // While on, the pool remembers which keys become findable or stop being so; those that are
+  // findable already come first. Whoever turns this on takes the events now and then, or they pile
+  // up. Turning it off drops them.
+  void RecordEvents(bool on);
+  std::vector<BlockEvent> TakeEvents();
 
   // total = free + cached + held, always.
   int blocks_total() const { return static_cast<int>(blocks_.size()); }
@@ -63,24 +93,28 @@ class BlockPool {
  private:
   struct Block {
     int refs = 0;
+    int index = 0;
     bool published = false;
+    uint64_t checksum = 0;
     BlockKey key;
     BlockKey parent;
-    uint64_t last_use = 0;
   };
+  const Block& Published(BlockId block) const;
   void EnterCache(BlockId block);
   void LeaveCache(BlockId block);
-  void EvictOne();
+  void Forget(BlockId block);
 
   std::vector<Block> blocks_;
   std::vector<BlockId> free_;
   int cached_count_ = 0;
-  uint64_t operations_ = 0;
   absl::flat_hash_map<BlockKey, BlockId> index_;  // published blocks
   // How many cached blocks name a key as their parent. Counted by key, not by block: a parent may
-  // be evicted, and published again by another block, while its children live.
+  // go, and its key be published again by another block, while its children live.
   absl::flat_hash_map<BlockKey, int> cached_children_;
-  std::set<std::pair<uint64_t, BlockId>> evictable_;  // cached leaves by last use
+  // All published blocks; held back are those with references or cached children.
+  EvictionOrder order_;
+  bool record_events_ = false;
+  std::vector<BlockEvent> events_;
 };
 
 }  // namespace chorale

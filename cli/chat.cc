@@ -21,6 +21,7 @@ namespace {
 
 struct ChatOptions {
   ClusterFlags cluster;
+  std::string api_key;
   v1::GenerateRequest request;  // model and sampling
   std::string system;
   int timeout_s = 600;
@@ -78,7 +79,7 @@ absl::StatusOr<std::string> Answer(RouterClient& router, const ChatOptions& opti
 absl::Status Chat(const ChatOptions& options) {
   ASSIGN_OR_RETURN(const std::string address, FindRouter(options.cluster));
   BlockInterrupts();
-  RouterClient router(address);
+  RouterClient router(address, options.api_key);
   const bool is_terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
   if (is_terminal)
     absl::PrintF("/reset starts anew, /exit or Ctrl-D ends, Ctrl-C stops an answer.\n");
@@ -126,6 +127,7 @@ void AddChat(CLI::App& app, Command& chosen) {
       ->check(CLI::Range(1, 86'400));
   AddSamplingFlags(*chat, *options->request.mutable_sampling());
   AddClusterFlags(*chat, options->cluster);
+  AddApiKeyFlag(*chat, options->api_key);
   chat->footer(
       "/reset starts anew, /exit or the end of input ends.\n"
       "Example: chorale chat -m base --system 'Answer briefly.' --max-tokens 256");

@@ -12,6 +12,7 @@
 #include "rpc/channels.h"
 #include "rpc/deadline.h"
 #include "rpc/status.h"
+#include "services/router/tenant.h"
 
 namespace chorale::cli {
 
@@ -23,6 +24,13 @@ void AddRunDirFlag(CLI::App& app, ClusterFlags& flags) {
 void AddClusterFlags(CLI::App& app, ClusterFlags& flags) {
   AddRunDirFlag(app, flags);
   app.add_option("--router", flags.router, "gRPC address of a router, instead of a run folder");
+}
+
+void AddApiKeyFlag(CLI::App& app, std::string& api_key) {
+  app.add_option("--api-key", api_key,
+                 "names a tenant: cached K/V is shared by the requests of one key only; others on "
+                 "this machine may see a flag, but not the variable")
+      ->envname("CHORALE_API_KEY");
 }
 
 namespace {
@@ -112,8 +120,8 @@ absl::StatusOr<v1::ModelChanges> UnloadModel(const std::string& address,
   return Call<v1::Control>(address, timeout, &v1::Control::Stub::UnloadModel, request);
 }
 
-RouterClient::RouterClient(const std::string& address)
-    : address_(address), stub_(v1::Inference::NewStub(OpenChannel(address))) {}
+RouterClient::RouterClient(const std::string& address, const std::string& api_key)
+    : address_(address), api_key_(api_key), stub_(v1::Inference::NewStub(OpenChannel(address))) {}
 
 absl::StatusOr<v1::ListModelsResponse> RouterClient::ListModels(absl::Duration timeout) {
   grpc::ClientContext context;
@@ -128,6 +136,10 @@ absl::Status RouterClient::Generate(const v1::GenerateRequest& request, absl::Du
                                     const std::function<void(const v1::GenerateChunk&)>& on_chunk) {
   grpc::ClientContext context;
   SetDeadline(context, absl::Now() + timeout);
+  if (!api_key_.empty()) {
+    ASSIGN_OR_RETURN(const std::string authorization, AuthorizationOf(api_key_));
+    context.AddMetadata("authorization", authorization);
+  }
   {
     std::lock_guard lock(mutex_);
     context_ = &context;

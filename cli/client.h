@@ -26,6 +26,8 @@ struct ClusterFlags {
 void AddRunDirFlag(CLI::App& app, ClusterFlags& flags);
 // --run-dir and --router.
 void AddClusterFlags(CLI::App& app, ClusterFlags& flags);
+// --api-key.
+void AddApiKeyFlag(CLI::App& app, std::string& api_key);
 
 // NotFound or Unavailable says which command to give.
 absl::StatusOr<std::string> FindRouter(const ClusterFlags& flags);
@@ -53,12 +55,13 @@ absl::StatusOr<v1::ModelChanges> UnloadModel(const std::string& address,
 // A connection to a router. Thread safe.
 class RouterClient {
  public:
-  explicit RouterClient(const std::string& address);
+  // `api_key` names the tenant that the client speaks for; empty: the one without a key.
+  explicit RouterClient(const std::string& address, const std::string& api_key = "");
 
   absl::StatusOr<v1::ListModelsResponse> ListModels(absl::Duration timeout);
 
   // Streams a completion; `on_chunk` is called in this thread. DataLoss when a chunk is missing or
-  // doubled.
+  // doubled; InvalidArgument when the API key cannot be one.
   absl::Status Generate(const v1::GenerateRequest& request, absl::Duration timeout,
                         const std::function<void(const v1::GenerateChunk&)>& on_chunk);
   // Ends the Generate under way, if any, with Cancelled.
@@ -68,6 +71,7 @@ class RouterClient {
   absl::Status Explain(const absl::Status& status) const;
 
   const std::string address_;
+  const std::string api_key_;
   const std::unique_ptr<v1::Inference::Stub> stub_;
   std::mutex mutex_;
   grpc::ClientContext* context_ = nullptr;  // of the Generate under way; under mutex_

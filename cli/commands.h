@@ -22,6 +22,7 @@ void AddUp(CLI::App& app, Command& chosen);
 void AddRun(CLI::App& app, Command& chosen);
 void AddDown(CLI::App& app, Command& chosen);
 void AddStatus(CLI::App& app, Command& chosen);
+void AddCache(CLI::App& app, Command& chosen);
 void AddModels(CLI::App& app, Command& chosen);
 void AddGenerate(CLI::App& app, Command& chosen);
 void AddChat(CLI::App& app, Command& chosen);

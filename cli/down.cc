@@ -1,4 +1,5 @@
 // `chorale down`: ends exactly what `chorale up` started.
+#include <algorithm>
 #include <memory>
 
 #include "absl/strings/str_format.h"
@@ -39,9 +40,11 @@ absl::Status Down(const DownOptions& options) {
         absl::StrJoin(running, ", ")));
   }
   RemoveTraces(run_dir, cluster);
-  absl::PrintF("Ended %d processes; %d had ended before. Logs stay in %s/logs.\n",
+  const bool with_stores = std::any_of(cluster.processes.begin(), cluster.processes.end(), IsStore);
+  absl::PrintF("Ended %d processes; %d had ended before. Logs stay in %s/logs%s.\n",
                report.ended.size() + report.killed.size(),
-               report.gone.size() + report.strangers.size(), run_dir);
+               report.gone.size() + report.strangers.size(), run_dir,
+               with_stores ? ", stored blocks in " + run_dir + "/stores" : "");
   return absl::OkStatus();
 }
 

@@ -23,6 +23,7 @@ namespace {
 
 struct GenerateOptions {
   ClusterFlags cluster;
+  std::string api_key;
   v1::GenerateRequest request;
   std::string prompt;
   std::vector<int> prompt_ids;
@@ -166,7 +167,7 @@ absl::Status Generate(GenerateOptions& options) {
   if (options.logprobs) options.request.mutable_sampling()->set_logprobs(*options.logprobs);
 
   BlockInterrupts();
-  RouterClient router(address);
+  RouterClient router(address, options.api_key);
   const InterruptWatch watch([&router] { router.Cancel(); });
   Completion completion;
   completion.sequences.resize(options.n);
@@ -216,6 +217,7 @@ void AddGenerate(CLI::App& app, Command& chosen) {
       ->check(CLI::Range(1, 86'400));
   AddSamplingFlags(*generate, *options->request.mutable_sampling());
   AddClusterFlags(*generate, options->cluster);
+  AddApiKeyFlag(*generate, options->api_key);
   generate->footer("Example: chorale generate --prompt 'def main():' --max-tokens 64 --timing");
   generate->callback([options, &chosen] {
     chosen = [options] {

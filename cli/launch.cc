@@ -58,6 +58,8 @@ std::string AddressIn(const std::string& path, const std::string& key) {
   return "";
 }
 
+std::string StoreName(int i) { return absl::StrCat("store-", i); }
+
 absl::Status Ended(const ProcessRecord& process) {
   const std::string how = HowEnded(process.identity.pid);
   const std::string tail = LastLines(process.log, kLogLinesShown);
@@ -135,8 +137,10 @@ absl::Status CheckAddressFree(const std::string& flag, const std::string& addres
 }
 
 absl::Status CheckLaunch(const LaunchOptions& options) {
-  for (const char* program :
-       {"chorale-orchestrator", "chorale-prefill", "chorale-decode", "chorale-router"}) {
+  std::vector<const char*> programs = {"chorale-orchestrator", "chorale-prefill", "chorale-decode",
+                                       "chorale-router"};
+  if (options.stores > 0) programs.push_back("chorale-kvstore");
+  for (const char* program : programs) {
     if (access(absl::StrCat(options.bin_dir, "/", program).c_str(), X_OK) != 0) {
       return absl::NotFoundError(absl::StrFormat(
           "%s/%s is missing: build all of Chorale, or install it whole", options.bin_dir, program));
@@ -164,15 +168,23 @@ absl::Status Launch::Start(absl::Time deadline, const std::function<bool()>& int
   RETURN_IF_ERROR(StartProcess("orchestrator", "chorale-orchestrator",
                                {"--listen", ListenAddress("orchestrator")}));
   RETURN_IF_ERROR(AwaitAddress("orchestrator"));
+  for (int i = 0; i < options_.stores; ++i) {
+    RETURN_IF_ERROR(StartStore(StoreName(i)));
+  }
+  for (int i = 0; i < options_.stores; ++i) {  // the workers are told where they listen
+    RETURN_IF_ERROR(AwaitAddress(StoreName(i)));
+  }
   for (int i = 0; i < options_.prefill; ++i) {
     RETURN_IF_ERROR(StartWorker(absl::StrCat("prefill-", i), "chorale-prefill"));
   }
   for (int i = 0; i < options_.decode; ++i) {
     RETURN_IF_ERROR(StartWorker(absl::StrCat("decode-", i), "chorale-decode"));
   }
-  RETURN_IF_ERROR(StartProcess("router", "chorale-router",
-                               {"--listen", options_.grpc, "--http", options_.http,
-                                "--orchestrator", cluster_.Find("orchestrator")->address}));
+  std::vector<std::string> router_flags = {
+      "--listen",    options_.grpc,    "--http",
+      options_.http, "--orchestrator", cluster_.Find("orchestrator")->address};
+  AddRedis(router_flags);
+  RETURN_IF_ERROR(StartProcess("router", "chorale-router", router_flags));
   for (size_t i = 1; i < cluster_.processes.size(); ++i) {
     RETURN_IF_ERROR(AwaitAddress(cluster_.processes[i].name));
   }
@@ -223,6 +235,7 @@ absl::Status Launch::StartProcess(const std::string& name, const std::string& pr
   fs::remove(process.log, ignored);
   fs::remove(AddressFile(name), ignored);
   std::vector<std::string> command = {process.binary, "--address-file", AddressFile(name)};
+  if (options_.metrics) command.insert(command.end(), {"--metrics", "127.0.0.1:0"});
   command.insert(command.end(), flags.begin(), flags.end());
   return Spawn(command, process.log,
                [&](const ProcessIdentity& identity) {
@@ -231,6 +244,25 @@ absl::Status Launch::StartProcess(const std::string& name, const std::string& pr
                  return WriteCluster(root_, cluster_);
                })
       .status();
+}
+
+void Launch::AddRedis(std::vector<std::string>& flags) const {
+  if (!options_.redis.empty()) flags.insert(flags.end(), {"--redis", options_.redis});
+}
+
+absl::Status Launch::StartStore(const std::string& name) {
+  const std::string folder = absl::StrCat(root_, "/stores/", name);
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s: %s", folder, error.message()));
+  }
+  std::vector<std::string> flags = {"--listen",   ListenAddress(name),
+                                    "--dram-mib", absl::StrCat(options_.store_dram_mib),
+                                    "--disk-mib", absl::StrCat(options_.store_disk_mib)};
+  if (options_.store_disk_mib > 0) flags.insert(flags.end(), {"--dir", folder});
+  AddRedis(flags);
+  return StartProcess(name, "chorale-kvstore", flags);
 }
 
 absl::Status Launch::StartWorker(const std::string& name, const std::string& program) {
@@ -245,6 +277,9 @@ absl::Status Launch::StartWorker(const std::string& name, const std::string& pro
   for (const std::string& adapter : options_.adapters) {
     flags.push_back("--adapter");
     flags.push_back(AbsoluteNamedFolder(adapter));
+  }
+  for (int i = 0; i < options_.stores; ++i) {
+    flags.insert(flags.end(), {"--store", cluster_.Find(StoreName(i))->address});
   }
   flags.insert(flags.end(), options_.worker_flags.begin(), options_.worker_flags.end());
   return StartProcess(name, program, flags);
@@ -266,6 +301,7 @@ absl::Status Launch::AwaitAddress(const std::string& name) {
     if (process.name != name) continue;
     process.address = AddressIn(path, "grpc");
     process.http = AddressIn(path, "http");
+    process.metrics = AddressIn(path, "metrics");
   }
   return WriteCluster(root_, cluster_);
 }

@@ -1,10 +1,11 @@
 // Launch: the processes of one cluster on this machine, from nothing to all of them listening.
 //
-//   orchestrator --> prefill-0 ... decode-0 decode-1 ... router
+//   orchestrator --> store-0 ... --> prefill-0 ... decode-0 decode-1 ... router
 //
 // Every process is in cluster.json before its program runs. One thread at a time.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
@@ -24,7 +25,12 @@ struct LaunchOptions {
   std::vector<std::string> adapters;  // NAME=FOLDER
   int prefill = 1;
   int decode = 2;
-  bool tcp = false;  // between the processes; else unix sockets
+  int stores = 0;                // of K/V blocks; they keep them in RUN_DIR/stores
+  int64_t store_dram_mib = 256;  // of each
+  int64_t store_disk_mib = 4096;
+  std::string redis;     // URL, for the stores and the router; empty: none
+  bool metrics = false;  // every process serves /metrics on a port of its own
+  bool tcp = false;      // between the processes; else unix sockets
   std::string http = "127.0.0.1:8080";
   std::string grpc = "127.0.0.1:8081";
   std::vector<std::string> worker_flags;  // passed on as they are
@@ -58,6 +64,8 @@ class Launch {
   absl::Status PrepareFolders();
   absl::Status StartProcess(const std::string& name, const std::string& program,
                             const std::vector<std::string>& flags);
+  void AddRedis(std::vector<std::string>& flags) const;
+  absl::Status StartStore(const std::string& name);
   absl::Status StartWorker(const std::string& name, const std::string& program);
   absl::Status AwaitAddress(const std::string& name);
   std::string AddressFile(const std::string& name) const;

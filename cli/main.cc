@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   AddUp(app, chosen);
   AddDown(app, chosen);
   AddStatus(app, chosen);
+  AddCache(app, chosen);
   AddModels(app, chosen);
   AddGenerate(app, chosen);
   AddChat(app, chosen);

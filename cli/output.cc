@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 
 #include <unistd.h>
 
@@ -59,6 +60,18 @@ std::string Readable(absl::Duration duration) {
   const int64_t minutes = static_cast<int64_t>(seconds) / 60;
   if (minutes < 60) return absl::StrFormat("%d min %d s", minutes, static_cast<int>(seconds) % 60);
   return absl::StrFormat("%d h %d min", minutes / 60, minutes % 60);
+}
+
+std::string ReadableBytes(int64_t bytes) {
+  if (bytes < 1024) return absl::StrCat(bytes, " B");
+  constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB"};
+  double value = static_cast<double>(bytes) / 1024;
+  size_t unit = 0;
+  while (value >= 1024 && unit + 1 < std::size(kUnits)) {
+    value /= 1024;
+    ++unit;
+  }
+  return absl::StrFormat("%.1f %s", value, kUnits[unit]);
 }
 
 }  // namespace chorale::cli

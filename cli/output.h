@@ -1,6 +1,7 @@
 // What commands print: progress, tables, durations.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -31,5 +32,8 @@ std::string Table(const std::vector<std::vector<std::string>>& rows);
 
 // "12.3 ms", "4.56 s", "3 min 20 s".
 std::string Readable(absl::Duration duration);
+
+// "512 B", "1.5 KiB", "12.3 MiB", "4.0 GiB".
+std::string ReadableBytes(int64_t bytes);
 
 }  // namespace chorale::cli

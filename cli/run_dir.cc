@@ -11,6 +11,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/json.h"
@@ -30,7 +31,8 @@ Json ToJson(const ProcessRecord& process) {
           {"binary", process.binary},
           {"log", process.log},
           {"address", process.address},
-          {"http", process.http}};
+          {"http", process.http},
+          {"metrics", process.metrics}};
 }
 
 absl::StatusOr<ProcessRecord> ProcessFromJson(const Json& json) {
@@ -42,6 +44,7 @@ absl::StatusOr<ProcessRecord> ProcessFromJson(const Json& json) {
   ASSIGN_OR_RETURN(process.log, JsonString(json, "log", ""));
   ASSIGN_OR_RETURN(process.address, JsonString(json, "address", ""));
   ASSIGN_OR_RETURN(process.http, JsonString(json, "http", ""));
+  ASSIGN_OR_RETURN(process.metrics, JsonString(json, "metrics", ""));
   // kill(2) reads 0, -1 and other negatives as groups of processes.
   if (process.identity.pid <= 1 || process.identity.pid > INT32_MAX) {
     return absl::InvalidArgumentError(
@@ -84,6 +87,8 @@ const ProcessRecord* ClusterRecord::Find(const std::string& name) const {
   }
   return nullptr;
 }
+
+bool IsStore(const ProcessRecord& process) { return absl::StartsWith(process.name, "store-"); }
 
 std::string ResolveRunDir(const std::string& flag) {
   if (!flag.empty()) return flag;

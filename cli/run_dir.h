@@ -3,6 +3,7 @@
 //
 //   RUN_DIR/cluster.json   processes, addresses       RUN_DIR/logs/NAME.log
 //   RUN_DIR/lock           held by up and down        RUN_DIR/sockets/NAME.sock
+//   RUN_DIR/stores/NAME    blocks; they outlive a cluster, and the next one finds them
 #pragma once
 
 #include <cstdint>
@@ -16,12 +17,13 @@
 namespace chorale::cli {
 
 struct ProcessRecord {
-  std::string name;  // "orchestrator", "prefill-0", "decode-1", "router"
+  std::string name;  // "orchestrator", "store-0", "prefill-0", "decode-1", "router"
   ProcessIdentity identity;
   std::string binary;
   std::string log;
   std::string address;  // of its gRPC services; empty until it listens
   std::string http;     // of the router
+  std::string metrics;  // host:port of /metrics; empty: not served
 
   bool operator==(const ProcessRecord&) const = default;
 };
@@ -40,6 +42,9 @@ struct ClusterRecord {
   // Null when there is none of this name.
   const ProcessRecord* Find(const std::string& name) const;
 };
+
+// By its name.
+bool IsStore(const ProcessRecord& process);
 
 // `flag` if given, else $CHORALE_RUN_DIR, else .chorale.
 std::string ResolveRunDir(const std::string& flag);

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "base/json.h"
 #include "base/status_macros.h"
+#include "cli/cache_client.h"
 #include "cli/client.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
@@ -34,6 +35,7 @@ struct Snapshot {
   ClusterRecord cluster;
   absl::StatusOr<v1::RoutingTable> workers;
   WorkerStatuses counters;  // of the workers that answer, by id
+  std::map<std::string, absl::StatusOr<v1::StatBlocksReply>> stores;  // by name
 
   // Every process runs and every worker takes requests.
   bool healthy() const {
@@ -80,6 +82,13 @@ absl::StatusOr<Snapshot> Look(const StatusOptions& options) {
   } else {
     snapshot.workers = GetRouting(orchestrator->address, kCallTimeout);
   }
+  for (const ProcessRecord& process : snapshot.cluster.processes) {
+    if (!IsStore(process)) continue;
+    const bool running = StateOf(snapshot.cluster, process) == ProcessState::kRunning;
+    snapshot.stores.emplace(
+        process.name,
+        StatBlocks({.name = process.name, .address = process.address, .running = running}));
+  }
   if (!snapshot.workers.ok()) return snapshot;
   for (const v1::WorkerReport& worker : snapshot.workers->workers()) {
     absl::StatusOr<v1::WorkerStatusResponse> status =
@@ -87,6 +96,22 @@ absl::StatusOr<Snapshot> Look(const StatusOptions& options) {
     if (status.ok()) snapshot.counters[worker.worker_id()] = *std::move(status);
   }
   return snapshot;
+}
+
+// What the stores hold; "" when there is none.
+std::string StoresText(const Snapshot& snapshot) {
+  std::vector<std::vector<std::string>> rows = {{"STORE", "TIER", "BLOCKS", "SIZE", "OF", "STATE"}};
+  for (const auto& [name, stat] : snapshot.stores) {
+    if (!stat.ok()) {
+      rows.push_back({name, "-", "-", "-", "-", std::string(stat.status().message())});
+      continue;
+    }
+    for (const v1::TierStat& tier : stat->tiers()) {
+      rows.push_back({name, tier.tier(), absl::StrCat(tier.blocks()), ReadableBytes(tier.bytes()),
+                      tier.bytes_max() > 0 ? ReadableBytes(tier.bytes_max()) : "-", tier.state()});
+    }
+  }
+  return rows.size() == 1 ? "" : "\n" + Table(rows);
 }
 
 // A counter or gauge summed over the workers.
@@ -122,6 +147,9 @@ std::string ToText(const Snapshot& snapshot) {
   for (const ProcessRecord& process : snapshot.cluster.processes) {
     std::string address = process.address;
     if (!process.http.empty()) absl::StrAppend(&address, " http://", process.http);
+    if (!process.metrics.empty()) {
+      absl::StrAppend(&address, " http://", process.metrics, "/metrics");
+    }
     processes.push_back({process.name, absl::StrCat(process.identity.pid),
                          NameOf(StateOf(snapshot.cluster, process)), address});
   }
@@ -143,7 +171,7 @@ std::string ToText(const Snapshot& snapshot) {
                        absl::StrCat(worker.blocks_free(), " of ", worker.blocks_total()),
                        absl::StrJoin(ModelNames(worker), " ")});
   }
-  return absl::StrCat(text, Table(workers), SharingText(snapshot));
+  return absl::StrCat(text, Table(workers), StoresText(snapshot), SharingText(snapshot));
 }
 
 Json ToJson(const Snapshot& snapshot) {
@@ -159,6 +187,7 @@ Json ToJson(const Snapshot& snapshot) {
                                  {"state", NameOf(StateOf(snapshot.cluster, process))},
                                  {"address", process.address},
                                  {"http", process.http},
+                                 {"metrics", process.metrics},
                                  {"log", process.log}});
   }
   if (!snapshot.workers.ok()) {

@@ -18,7 +18,7 @@ constexpr absl::Duration kKillWait = absl::Seconds(5);
 // 0 stops first. What serves others outlives them.
 int StopGroup(const ProcessRecord& process) {
   if (process.name == "router") return 0;
-  return process.name == "orchestrator" ? 2 : 1;
+  return process.name == "orchestrator" || IsStore(process) ? 2 : 1;
 }
 
 void StopGroupOf(const ClusterRecord& cluster, int group, absl::Duration grace,

@@ -16,8 +16,8 @@ struct StopReport {
   std::vector<std::string> strangers;  // their pid is another process's by now: left alone
 };
 
-// Ends the router, then the workers, then the orchestrator; each group gets SIGTERM, `grace` to
-// drain, and SIGKILL.
+// Ends the router, then the workers, then the stores and the orchestrator; each group gets SIGTERM,
+// `grace` to drain, and SIGKILL.
 StopReport StopProcesses(const ClusterRecord& cluster, absl::Duration grace);
 
 // Removes what the cluster left in its folder: sockets, address files and the record. Logs stay.

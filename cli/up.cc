@@ -50,6 +50,7 @@ void PrintJson(const UpOptions& options, const ClusterRecord& cluster, const Sta
     processes.push_back({{"name", process.name},
                          {"pid", process.identity.pid},
                          {"address", process.address},
+                         {"metrics", process.metrics},
                          {"log", process.log}});
   }
   const ProcessRecord& router = *cluster.Find("router");
@@ -70,10 +71,11 @@ void PrintText(const UpOptions& options, const ClusterRecord& cluster, const Sta
   const std::string& run_dir = options.launch.run_dir;
   const std::string flag = run_dir == ResolveRunDir("") ? "" : " --run-dir " + run_dir;
   absl::PrintF(
-      "Model %s is served by %d prefill and %d decode workers after %s (weights %s; "
+      "Model %s is served by %d prefill and %d decode workers%s after %s (weights %s; "
       "canary %s, %d tokens handed over).\n\n",
-      cluster.model, cluster.prefill_workers, cluster.decode_workers, Readable(started.total),
-      Readable(started.loading), Readable(started.canary),
+      cluster.model, cluster.prefill_workers, cluster.decode_workers,
+      options.launch.stores == 0 ? "" : absl::StrFormat(" with %d stores", options.launch.stores),
+      Readable(started.total), Readable(started.loading), Readable(started.canary),
       started.canary_usage.transferred_tokens());
   absl::PrintF("  HTTP  http://%s/v1\n  gRPC  %s\n  logs  %s/logs\n\n", router.http, router.address,
                run_dir);
@@ -138,6 +140,23 @@ void AddUp(CLI::App& app, Command& chosen) {
   up->add_option("--decode", launch.decode, "decode workers")
       ->capture_default_str()
       ->check(CLI::Range(1, 256));
+  up->add_option("--stores", launch.stores,
+                 "processes that keep K/V blocks for all workers, in memory and on disk")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 64));
+  const auto mib = CLI::Range(int64_t{0}, int64_t{1} << 30);
+  up->add_option("--store-dram-mib", launch.store_dram_mib, "memory of each store")
+      ->capture_default_str()
+      ->check(mib);
+  up->add_option("--store-disk-mib", launch.store_disk_mib,
+                 "disk of each store, in the run folder; 0: none")
+      ->capture_default_str()
+      ->check(mib);
+  up->add_option(
+      "--redis", launch.redis,
+      "redis://HOST:PORT: keeps blocks behind the stores, and tells routers where others are");
+  up->add_flag("--metrics", launch.metrics,
+               "for Prometheus: each process serves /metrics on a port that `status` shows");
   up->add_option("--http", launch.http, "HOST:PORT of the OpenAI-compatible API")
       ->capture_default_str();
   up->add_option("--grpc", launch.grpc, "HOST:PORT of the gRPC API")->capture_default_str();
@@ -149,8 +168,8 @@ void AddUp(CLI::App& app, Command& chosen) {
   up->add_flag("--json", options->json, "print the result as one JSON object");
   // The workers check these and say what is wrong with them.
   for (const char* flag :
-       {"--kernels", "--dtype", "--threads", "--blocks", "--kv-mib", "--step-tokens",
-        "--chunk-tokens", "--sequences", "--waiting", "--cache-dir"}) {
+       {"--kernels", "--dtype", "--kv", "--threads", "--blocks", "--kv-mib", "--step-tokens",
+        "--chunk-tokens", "--sequences", "--waiting", "--cache-dir", "--store-replicas"}) {
     up->add_option_function<std::string>(
           flag,
           [options, flag](const std::string& value) {

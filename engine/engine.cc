@@ -12,6 +12,8 @@
 namespace chorale {
 namespace {
 
+constexpr int kLoansMax = 4096;
+
 EngineOptions Checked(EngineOptions options) {
   CHECK_GE(options.blocks, 1);
   CHECK_GE(options.step_tokens_max, 1);
@@ -31,11 +33,17 @@ Engine::State::State(const EngineOptions& options, std::shared_ptr<const Transfo
       base(std::move(base)),
       tokenizer(tokenizer),
       shape(this->base->kv_shape()),
-      memory(static_cast<size_t>(shape.block_bytes()) * options.blocks),
+      own_memory(options.memory.empty() ? Bytes() : 0),
+      memory(options.memory.empty() ? std::span(own_memory.data(), own_memory.bytes())
+                                    : options.memory),
       kv{.data = memory.data(), .shape = shape},
       pool(options.blocks),
+      sender({.lease = options.lease, .blocks_held_max = INT64_MAX, .transfers_max = kLoansMax},
+             [this](HandoffBlock block) { pool.Release(static_cast<BlockId>(block)); }),
       published_by(options.blocks),
-      forward(threads) {}
+      forward(threads) {
+  CHECK_GE(memory.size(), Bytes());
+}
 
 Engine::Engine(const EngineOptions& options, std::shared_ptr<const Transformer> base,
                kernels::ThreadPool& pool, const Tokenizer* tokenizer)
@@ -114,9 +122,9 @@ absl::Status Engine::Submit(GenerateRequest request) {
   r->id = request.id;
   r->prompt = std::move(request.prompt);
   r->model = std::move(model);
-  r->tenant_salt = std::move(request.tenant_salt);
+  r->scope = std::move(request.scope);
   r->reuse_prefix = request.reuse_prefix;
-  r->remote_prefill = request.remote_prefill;
+  r->await_blocks = request.await_blocks;
   r->deadline = request.deadline;
   r->sampling = std::move(request.sampling);
   r->sampling.max_tokens =
@@ -142,8 +150,9 @@ absl::Status Engine::Submit(PrefillRequest request) {
   r->is_prefill = true;
   r->prompt = std::move(request.tokens);
   r->model = std::move(model);
-  r->tenant_salt = std::move(request.tenant_salt);
+  r->scope = std::move(request.scope);
   r->reuse_prefix = request.reuse_prefix;
+  r->await_blocks = request.await_blocks;
   r->deadline = request.deadline;
   state_->Add(std::move(r), 1);
   return absl::OkStatus();
@@ -168,13 +177,6 @@ void Engine::State::CancelRequest(Request& request, FinishReason reason, const a
   for (Sequence* sequence : live) Finish(*sequence, reason, why);
 }
 
-Sequence* Engine::State::FindAwaiting(RequestId id) {
-  Request* request = Find(id);
-  if (request == nullptr || request->sequences[0] == nullptr) return nullptr;
-  Sequence* leader = request->sequences[0].get();
-  return leader->phase == Phase::kAwaitingBlocks ? leader : nullptr;
-}
-
 // Who writes the tokens [begin, end), which lie in one block.
 Digest Engine::State::WriterOf(const Sequence& sequence, int begin, int end) const {
   const Digest& prompt = sequence.request->model->prompt_writer.digest();
@@ -192,7 +194,7 @@ const BlockKey& Engine::State::KeyOfFull(Sequence& sequence, int block) {
     sequence.keys.push_back(MakeBlockKey(
         begin == 0 ? BlockKey{} : sequence.keys.back(),
         std::span(sequence.tokens).subspan(begin, kernels::kBlockTokens),
-        WriterOf(sequence, begin, begin + kernels::kBlockTokens), sequence.request->tenant_salt));
+        WriterOf(sequence, begin, begin + kernels::kBlockTokens), sequence.request->scope.SaltOf(begin + kernels::kBlockTokens)));
   }
   return sequence.keys[block];
 }
@@ -202,80 +204,8 @@ BlockKey Engine::State::KeyOfPrompt(Sequence& sequence, int block) {
   if (begin + kernels::kBlockTokens <= sequence.goal()) return KeyOfFull(sequence, block);
   const BlockKey parent = block == 0 ? BlockKey{} : KeyOfFull(sequence, block - 1);
   return MakeBlockKey(parent, std::span(sequence.tokens).subspan(begin, sequence.goal() - begin),
-                      WriterOf(sequence, begin, sequence.goal()), sequence.request->tenant_salt);
-}
-
-absl::Status Engine::DeliverBlock(RequestId id, int index, const BlockKey& key, uint64_t checksum,
-                                  std::span<const std::byte> bytes) {
-  Sequence* sequence = state_->FindAwaiting(id);
-  if (sequence == nullptr || index < sequence->published ||
-      index >= static_cast<int>(sequence->delivered.size()) || sequence->delivered[index]) {
-    return absl::OkStatus();
-  }
-  absl::Status status;
-  if (static_cast<int64_t>(bytes.size()) != state_->shape.block_bytes()) {
-    status = absl::InvalidArgumentError(
-        absl::StrFormat("block %d has %d bytes, expected %d: the prefill worker serves another "
-                        "model or dtype",
-                        index, bytes.size(), state_->shape.block_bytes()));
-  } else if (const BlockKey expected = state_->KeyOfPrompt(*sequence, index); key != expected) {
-    status = absl::InvalidArgumentError(
-        absl::StrFormat("block %d has key %s, expected %s: other weights, tokens or tenant", index,
-                        key.ToHex(), expected.ToHex()));
-  } else if (Checksum64(bytes) != checksum) {
-    status = absl::DataLossError(absl::StrFormat("block %d does not match its checksum", index));
-  }
-  if (!status.ok()) {
-    ++state_->counters.blocks_rejected;
-    return status;
-  }
-  std::memcpy(state_->memory.data() + sequence->blocks[index] * state_->shape.block_bytes(),
-              bytes.data(), bytes.size());
-  sequence->delivered[index] = true;
-  return absl::OkStatus();
-}
-
-void Engine::EndDelivery(RequestId id) {
-  Sequence* sequence = state_->FindAwaiting(id);
-  if (sequence == nullptr) return;
-  Request& r = *sequence->request;
-  int blocks = sequence->published;
-  const int wanted = static_cast<int>(sequence->delivered.size());
-  while (blocks < wanted && sequence->delivered[blocks]) ++blocks;
-  const int computed = std::min(blocks * kernels::kBlockTokens, sequence->goal());
-  if (computed > sequence->computed) {
-    r.usage.transferred_tokens += computed - sequence->computed;
-    state_->counters.prompt_tokens_received += computed - sequence->computed;
-    state_->counters.models[r.model->name].prompt_tokens_received += computed - sequence->computed;
-    sequence->computed = computed;
-  }
-  sequence->delivered.clear();
-  r.remote_prefill = false;
-  sequence->phase = Phase::kPrefilling;
-  state_->Publish(*sequence);
-  if (sequence->computed == sequence->goal()) state_->EndPrompt(*sequence);
-}
-
-Engine::BlockView Engine::ReadBlock(RequestId id, int index) const {
-  Request* request = state_->Find(id);
-  CHECK(request != nullptr && request->is_prefill) << "request " << id;
-  Sequence& sequence = *request->sequences[0];
-  CHECK_GE(index, 0);
-  CHECK_GE(sequence.computed, std::min((index + 1) * kernels::kBlockTokens, sequence.goal()));
-  const int64_t block_bytes = state_->shape.block_bytes();
-  const std::span<const std::byte> bytes(
-      state_->memory.data() + sequence.blocks[index] * block_bytes,
-      static_cast<size_t>(block_bytes));
-  return {
-      .key = state_->KeyOfPrompt(sequence, index), .checksum = Checksum64(bytes), .bytes = bytes};
-}
-
-void Engine::ReleasePrefill(RequestId id) {
-  Request* request = state_->Find(id);
-  if (request == nullptr || !request->is_prefill) return;
-  state_->GiveBack(*request->sequences[0]);
-  state_->deadlines.erase({request->deadline, id});
-  state_->requests.erase(id);
+                      WriterOf(sequence, begin, sequence.goal()),
+                      sequence.request->scope.SaltOf(sequence.goal()));
 }
 
 bool Engine::Step(absl::FunctionRef<absl::Time()> clock, std::vector<EngineEvent>& events) {
@@ -286,10 +216,10 @@ bool Engine::Step(absl::FunctionRef<absl::Time()> clock, std::vector<EngineEvent
 }
 
 int Engine::CachedTokens(std::span<const TokenId> prompt, const Digest& writer,
-                         std::string_view tenant_salt) const {
+                         const KeyScope& scope) const {
   if (prompt.empty()) return 0;
   const size_t full = (prompt.size() - 1) / kernels::kBlockTokens * kernels::kBlockTokens;
-  return state_->pool.MatchPrefix(MakeBlockKeys(prompt.first(full), writer, tenant_salt)) *
+  return state_->pool.MatchPrefix(MakeBlockKeys(prompt.first(full), writer, scope)) *
          kernels::kBlockTokens;
 }
 
@@ -301,6 +231,9 @@ EngineStats Engine::stats() const {
     stats.decoding += sequence->phase == Phase::kDecoding;
     stats.awaiting_blocks += sequence->phase == Phase::kAwaitingBlocks;
   }
+  stats.blocks_on_loan = static_cast<int>(state_->sender.blocks_held());
+  stats.loans = static_cast<int>(state_->loans.size());
+  stats.prompt_token_us = state_->prompt_token_us;
   stats.blocks_total = state_->pool.blocks_total();
   stats.blocks_free = state_->pool.blocks_available();
   stats.blocks_held = state_->pool.blocks_held();

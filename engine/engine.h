@@ -7,7 +7,7 @@
 //               Submit                     blocks free               prompt written
 //   (refused) <--------> waiting ---------------------> prefilling ------------------> decoding
 //                           ^   \--> awaiting blocks --/   (chunks)                    |  |
-//                           |        (remote prefill)                      finished <--+  |
+//                           |         (from elsewhere)                     finished <--+  |
 //                           +---------- preempted when blocks run out: recomputed --------+
 //
 // Each step runs one batch under a token budget: first a row for every decoding sequence, then
@@ -24,8 +24,8 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <variant>
@@ -36,6 +36,7 @@
 #include "absl/time/time.h"
 #include "cache/block_pool.h"
 #include "engine/request.h"
+#include "engine/stats.h"
 #include "model/module.h"
 #include "model/text/tokenizer.h"
 
@@ -47,48 +48,13 @@ struct EngineOptions {
   int chunk_tokens_max = 128;  // of one prompt in one step
   int sequences_max = 64;      // running at once; at most half of step_tokens_max
   int waiting_max = 256;       // requests queued; more are refused with ResourceExhausted
+  absl::Duration lease = absl::Seconds(5);  // of a loan whose reader is silent
+  // Where the blocks lie, aligned to 64 bytes, outliving the engine; empty: the engine's own memory.
+  std::span<std::byte> memory = {};
 };
 
-using EngineEvent = std::variant<TokenEvent, FinishEvent, NeedPrefillEvent, PrefillEvent>;
-
-// What one model did; counters only grow. A prompt's token is computed, or reused from blocks that
-// this model or another one had written here, or received from a prefill worker; after a preemption
-// it is counted once more, and generated tokens with it.
-struct ModelStats {
-  int64_t prompt_tokens_computed = 0;
-  int64_t prompt_tokens_reused_own = 0;
-  int64_t prompt_tokens_reused_shared = 0;
-  int64_t prompt_tokens_received = 0;
-  int64_t decode_rows = 0;  // of all steps; a reader and its writer are one
-};
-
-inline constexpr size_t kModelsCountedMax = 1024;
-
-// What an operator wants to see; counters only grow.
-struct EngineStats {
-  int waiting = 0;
-  int prefilling = 0;
-  int decoding = 0;
-  int awaiting_blocks = 0;
-  int blocks_total = 0;
-  int blocks_free = 0;  // free or cached: what a new request could have
-  int blocks_held = 0;
-  int blocks_cached = 0;
-  int64_t steps = 0;
-  int64_t rows = 0;  // of all steps, readers' included
-  int64_t prompt_tokens_computed = 0;
-  int64_t prompt_tokens_cached = 0;
-  int64_t kv_bytes_shared = 0;  // of blocks reused that another model had written
-  int64_t prompt_tokens_received = 0;
-  int64_t tokens_generated = 0;
-  int64_t preemptions = 0;
-  int64_t blocks_rejected = 0;      // delivered blocks whose key or checksum did not match
-  int64_t passes = 0;               // forward passes: one a step for each set of base weights in it
-  int64_t decode_passes = 0;        // those with decode rows
-  int64_t decode_passes_mixed = 0;  // those with decode rows of more than one model
-  // By name; also of models that are gone, until there are kModelsCountedMax.
-  std::map<std::string, ModelStats> models;
-};
+using EngineEvent = std::variant<TokenEvent, FinishEvent, NeedBlocksEvent, LayersEvent,
+                                 PrefillEvent, LoanEndedEvent>;
 
 class Engine {
  public:
@@ -121,25 +87,73 @@ class Engine {
   // this status. Unknown or ended ids are ignored: a cancellation may cross the end.
   void Cancel(RequestId id, const absl::Status& why);
 
-  // Hands in one block of a remote_prefill request, its `index` counted from the prompt's start.
-  // The bytes are copied. A block that is not of the expected size, key or checksum is counted,
-  // dropped and later computed here: InvalidArgument/DataLoss says why. Unknown ids, indices that
-  // are not wanted and repeats are ignored.
-  absl::Status DeliverBlock(RequestId id, int index, const BlockKey& key, uint64_t checksum,
-                            std::span<const std::byte> bytes);
+  // ---- Blocks that arrive, for a request that awaits them (NeedBlocksEvent): transfer.cc ----
+  // A request is delivered to by one source after another; a delivery's number is its epoch, and what
+  // a former source still says is ignored, as is what is not wanted, repeated, or of an ended request.
+
+  // Copies a piece of a block, its `index` counted from the prompt's start, into the room that is
+  // reserved for it. The pieces of one block come in order.
+  void DeliverPiece(RequestId id, uint64_t epoch, int index, std::span<const std::byte> piece);
+  // All pieces of the block have come; of K/V that is rounded to 8 bits, maybe in its packed form,
+  // which the checksum is of then. One that is not of the expected size, key or checksum is
+  // counted, dropped and later computed here or delivered by another source: InvalidArgument or
+  // DataLoss says why.
+  absl::Status CompleteBlock(RequestId id, uint64_t epoch, int index, const BlockKey& key,
+                             uint64_t checksum);
+  // Another source delivers from now on: what is still missing behind the leading blocks that have
+  // come. Nothing when the request awaits none.
+  std::optional<NeedBlocksEvent> NextDelivery(RequestId id);
   // No more blocks will come. What is missing is computed here.
   void EndDelivery(RequestId id);
 
-  // The bytes, key and checksum of a written block of a live prefill request; valid until the next
-  // call that changes the engine.
+  // ---- Blocks that others read: transfer.cc ----
+  // The bytes, key and checksum of a block; valid until the next call that changes the engine.
   struct BlockView {
     BlockKey key;
     uint64_t checksum = 0;
     std::span<const std::byte> bytes;
+    int64_t offset = 0;  // of the bytes in the engine's memory
   };
+  // Of a written block of a live prefill request.
   BlockView ReadBlock(RequestId id, int index) const;
+  // What layers [0, layers) of a block of a live prefill request hold; they must be written.
+  std::span<const std::byte> ReadLayers(RequestId id, int index, int layers) const;
   // Drops the blocks of a prefill request whose hand-off is complete. Ignores unknown ids.
   void ReleasePrefill(RequestId id);
+
+  // A loan holds blocks for a reader elsewhere. It ends when all are returned, by EndLoan, or when
+  // nothing was asked or returned for the length of a lease (EngineOptions); LoanEndedEvent tells.
+  //
+  // Lends the blocks of the longest prefix of `keys` that is here; returns their number.
+  // ResourceExhausted: too much is lent already. AlreadyExists: the id is in use.
+  absl::StatusOr<int> Lend(RequestId loan, std::span<const BlockKey> keys);
+  // Lends a written block of a live prefill request too, so that it may outlive the request; returns
+  // its place in the loan.
+  absl::StatusOr<int> LendWritten(RequestId loan, RequestId prefill, int index);
+  // The block at a place of a loan; nothing when it is not lent any more.
+  std::optional<BlockView> ReadLent(RequestId loan, int place);
+  void ReturnLent(RequestId loan, int place);
+  // Nothing more will be lent: the loan ends when the last block is returned.
+  void FinishLoan(RequestId loan);
+  void EndLoan(RequestId loan);
+
+  std::vector<PublishedBlock> ListBlocks() const;
+  // The block with this key, if it is here.
+  std::optional<BlockView> FindBlock(const BlockKey& key);
+  // How many leading keys are here.
+  int MatchPrefix(std::span<const BlockKey> keys) const;
+  // Compares blocks with what they were published with, `count` of them from the `begin`-th on; bad
+  // ones are dropped. Returns how many were bad.
+  int VerifyBlocks(int begin, int count);
+  // Drops findable blocks that nobody holds and whose key begins with `prefix`, in hexadecimal.
+  int EvictBlocks(std::string_view prefix);
+  // From now on the engine remembers which blocks become findable or cease to be, those that are
+  // findable already first; TakeBlockEvents has to be called now and then.
+  void RecordBlockEvents();
+  std::vector<BlockEvent> TakeBlockEvents();
+
+  // Who hears of layers while a batch runs (LayersEvent); may read the engine, nothing else.
+  void OnLayers(std::function<void(const LayersEvent&)> listener);
 
   // Expires deadlines, admits, runs one batch, and appends what happened to `events`. `clock` is
   // asked before the batch and after it. False when there was nothing to run.
@@ -151,7 +165,7 @@ class Engine {
 
   // How many leading tokens of a prompt have their K/V here already, as `writer` writes it.
   int CachedTokens(std::span<const TokenId> prompt, const Digest& writer,
-                   std::string_view tenant_salt) const;
+                   const KeyScope& scope) const;
   EngineStats stats() const;
 
  private:

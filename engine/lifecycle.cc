@@ -6,13 +6,10 @@
 #include "engine/state.h"
 
 namespace chorale {
-namespace {
 
-int BlocksFor(size_t tokens) {
+int BlocksOf(size_t tokens) {
   return static_cast<int>((tokens + kernels::kBlockTokens - 1) / kernels::kBlockTokens);
 }
-
-}  // namespace
 
 // Puts a new or preempted sequence into the queue. Only now does it get a copy of the prompt.
 void Engine::State::Enqueue(Sequence& sequence) {
@@ -28,6 +25,21 @@ void Engine::State::Enqueue(Sequence& sequence) {
   waiting.emplace(sequence.order, &sequence);
 }
 
+// The blocks of the longest prefix of `keys` that is here, as they were published: one whose bytes
+// have changed is dropped, and with it what follows.
+std::vector<BlockId> Engine::State::AcquireIntact(std::span<const BlockKey> keys) {
+  std::vector<BlockId> blocks = pool.AcquirePrefix(keys);
+  const auto bad = std::find_if(blocks.begin(), blocks.end(), [&](BlockId block) {
+    return Checksum64(BytesOf(block)) != pool.checksum(block);
+  });
+  if (bad == blocks.end()) return blocks;
+  ++counters.blocks_corrupt;
+  pool.Unpublish(*bad);
+  for (auto block = bad; block != blocks.end(); ++block) pool.Release(*block);
+  blocks.erase(bad, blocks.end());
+  return blocks;
+}
+
 // Gives the sequence blocks for all its tokens: those found in the cache, and new ones. False, and
 // nothing has changed, when there are not enough.
 bool Engine::State::Place(Sequence& sequence) {
@@ -35,10 +47,10 @@ bool Engine::State::Place(Sequence& sequence) {
   std::vector<BlockId> blocks;
   if (const int full = sequence.goal() / kernels::kBlockTokens; r.reuse_prefix && full > 0) {
     KeyOfFull(sequence, full - 1);
-    blocks = pool.AcquirePrefix(std::span<const BlockKey>(sequence.keys).first(full));
+    blocks = AcquireIntact(std::span<const BlockKey>(sequence.keys).first(full));
   }
   const int found = static_cast<int>(blocks.size());
-  auto fresh = pool.Allocate(BlocksFor(sequence.tokens.size()) - found);
+  auto fresh = pool.Allocate(BlocksOf(sequence.tokens.size()) - found);
   if (!fresh.ok()) {
     for (BlockId block : blocks) pool.Release(block);
     return false;
@@ -50,8 +62,7 @@ bool Engine::State::Place(Sequence& sequence) {
   CountReuse(sequence);
   if (r.is_prefill && sequence.goal() % kernels::kBlockTokens != 0) {
     // The open block travels whole: nothing of its former tenant may.
-    std::memset(memory.data() + sequence.blocks.back() * shape.block_bytes(), 0,
-                static_cast<size_t>(shape.block_bytes()));
+    std::ranges::fill(BytesOf(sequence.blocks.back()), std::byte{0});
   }
   waiting.erase(sequence.order);
   running.emplace(sequence.order, &sequence);
@@ -62,11 +73,8 @@ bool Engine::State::Place(Sequence& sequence) {
   }
   if (sequence.computed == sequence.goal()) {
     EndPrompt(sequence);
-  } else if (r.remote_prefill && sequence.index == 0) {
-    sequence.phase = Phase::kAwaitingBlocks;
-    sequence.delivered.assign(BlocksFor(sequence.goal()), false);
-    Emit(NeedPrefillEvent{
-        .id = r.id, .writer = r.model->prompt_writer.digest(), .first_token = sequence.computed});
+  } else if (r.await_blocks && sequence.index == 0) {
+    AwaitBlocks(sequence);
   } else if (r.is_prefill && found > 0) {
     ReportPrefill(sequence, /*done=*/false);
   }
@@ -96,7 +104,8 @@ void Engine::State::Publish(Sequence& sequence) {
   for (int i = sequence.published; i < full; ++i) {
     if (!r.reuse_prefix) break;
     const BlockKey& key = KeyOfFull(sequence, i);
-    pool.Publish(sequence.blocks[i], key, i == 0 ? BlockKey{} : sequence.keys[i - 1]);
+    pool.Publish(sequence.blocks[i], key, i == 0 ? BlockKey{} : sequence.keys[i - 1], i,
+                 Checksum64(BytesOf(sequence.blocks[i])));
     published_by[sequence.blocks[i]] = IdOf(r.model->name);
   }
   sequence.published = full;
@@ -105,7 +114,7 @@ void Engine::State::Publish(Sequence& sequence) {
 void Engine::State::ReportPrefill(const Sequence& sequence, bool done) {
   const int full = sequence.computed / kernels::kBlockTokens;
   Emit(PrefillEvent{.id = sequence.request->id,
-                    .blocks_done = done ? BlocksFor(sequence.tokens.size()) : full,
+                    .blocks_done = done ? BlocksOf(sequence.tokens.size()) : full,
                     .done = done,
                     .status = absl::OkStatus(),
                     .usage = sequence.request->usage});
@@ -120,7 +129,7 @@ void Engine::State::GiveBack(Sequence& sequence) {
   sequence.blocks.clear();
   sequence.computed = 0;
   sequence.published = 0;
-  sequence.delivered.clear();
+  StopAwaiting(sequence);
   waiting.erase(sequence.order);
   running.erase(sequence.order);
 }

@@ -51,9 +51,9 @@ struct GenerateRequest {
   std::vector<TokenId> prompt;
   SamplingParams sampling;
   int n = 1;
-  std::string tenant_salt;
-  bool reuse_prefix = true;     // may read and publish cached blocks
-  bool remote_prefill = false;  // the prompt's K/V arrives by DeliverBlock
+  KeyScope scope;
+  bool reuse_prefix = true;   // may read and publish cached blocks
+  bool await_blocks = false;  // blocks that are not here are awaited, see NeedBlocksEvent
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -66,8 +66,9 @@ struct PrefillRequest {
   // What the one who asks takes for the model's prompt writer; unset: whatever it is here.
   std::optional<Digest> writer;
   std::vector<TokenId> tokens;
-  std::string tenant_salt;
+  KeyScope scope;
   bool reuse_prefix = true;
+  bool await_blocks = false;
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -93,7 +94,7 @@ struct TokenEvent {
 struct Usage {
   int prompt_tokens = 0;
   int cached_tokens = 0;       // prompt tokens whose K/V was found, not computed, here
-  int transferred_tokens = 0;  // prompt tokens whose K/V came from a prefill worker
+  int transferred_tokens = 0;  // prompt tokens whose K/V came from other workers and stores
   int computed_tokens = 0;     // prompt tokens computed here, again after a preemption too
   int completion_tokens = 0;
 };
@@ -118,12 +119,32 @@ struct FinishEvent {
   Timing timing;              // likewise
 };
 
-// The engine wants the K/V of tokens [first_token, prompt - 1) of a remote_prefill request;
-// first_token is a multiple of kBlockTokens: what lies before it was found here.
-struct NeedPrefillEvent {
+// A request that awaits blocks has room for the blocks [first_block, blocks) of its prompt, whose
+// keys these are; what lies before was found here. The last block may be open: not full, of the
+// prompt's last tokens.
+struct NeedBlocksEvent {
   RequestId id = 0;
-  Digest writer;  // the model's prompt writer
-  int first_token = 0;
+  uint64_t epoch = 0;  // of the delivery that it asks for
+  Digest writer;       // the model's prompt writer
+  int first_block = 0;
+  int blocks = 0;
+  int tokens = 0;               // of the prompt that are to be written, in all
+  std::vector<BlockKey> keys;   // of [first_block, blocks)
+};
+
+// The batch under way has written layers [0, layers) of the blocks [first_block, blocks) of a prefill
+// request, so that they can be sent before the others are. Told while the batch runs.
+struct LayersEvent {
+  RequestId id = 0;
+  int first_block = 0;
+  int blocks = 0;
+  int layers = 0;
+};
+
+// Nothing is lent any more: everything was returned, or the reader was silent for too long.
+struct LoanEndedEvent {
+  RequestId id = 0;
+  bool expired = false;
 };
 
 // Blocks [0, blocks_done) of a prefill request are written; `done` when all are. Emitted on each

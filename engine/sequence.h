@@ -9,6 +9,7 @@
 
 #include "absl/time/time.h"
 #include "cache/block_pool.h"
+#include "cache/handoff.h"
 #include "engine/request.h"
 #include "engine/sampler.h"
 #include "engine/text_stream.h"
@@ -38,7 +39,10 @@ struct Sequence {
   std::vector<BlockId> blocks;
   std::vector<BlockKey> keys;   // of full blocks of `tokens`, as far as they were needed
   int published = 0;            // leading blocks that were offered to the prefix index
-  std::vector<bool> delivered;  // while awaiting blocks: which arrived
+  // While awaiting blocks: the hand-off, and of each block behind the published ones how many bytes
+  // have come.
+  std::optional<HandoffTicket> ticket;
+  std::vector<size_t> arrived;
   std::optional<Sampler> sampler;
   std::optional<TextStream> text;  // absent without a tokenizer
 
@@ -54,9 +58,9 @@ struct Request {
   bool is_prefill = false;
   std::vector<TokenId> prompt;
   std::shared_ptr<const Model> model;
-  std::string tenant_salt;
+  KeyScope scope;
   bool reuse_prefix = true;
-  bool remote_prefill = false;  // until the blocks were delivered
+  bool await_blocks = false;  // until they were delivered
   absl::Time deadline = absl::InfiniteFuture();
   SamplingParams sampling;
   std::vector<std::unique_ptr<Sequence>> sequences;  // reset to null when they end

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "cache/handoff_receiver.h"
+#include "cache/handoff_sender.h"
 #include "engine/engine.h"
 #include "engine/sequence.h"
 #include "model/forward.h"
@@ -31,8 +33,6 @@ struct Engine::State {
   void Add(std::unique_ptr<Request> request, int sequences);
   void CancelRequest(Request& request, FinishReason reason, const absl::Status& why);
   Request* Find(RequestId id);
-  // The only sequence of a request that awaits blocks; null when there is none.
-  Sequence* FindAwaiting(RequestId id);
   Digest WriterOf(const Sequence& sequence, int begin, int end) const;
   const BlockKey& KeyOfFull(Sequence& sequence, int block);
   // Of a block of the tokens before the goal; the last one may be open.
@@ -40,6 +40,7 @@ struct Engine::State {
 
   // The life of a sequence: lifecycle.cc.
   void Enqueue(Sequence& sequence);
+  std::vector<BlockId> AcquireIntact(std::span<const BlockKey> keys);
   bool Place(Sequence& sequence);
   void EndPrompt(Sequence& sequence);
   void Publish(Sequence& sequence);
@@ -48,6 +49,23 @@ struct Engine::State {
   void Preempt(Sequence& sequence);
   void Finish(Sequence& sequence, FinishReason reason, const absl::Status& status);
   void Emit(EngineEvent event) { events.push_back(std::move(event)); }
+
+  // Blocks that come and go: transfer.cc.
+  // The only sequence of a request that awaits blocks; null when there is none.
+  Sequence* FindAwaiting(RequestId id);
+  Sequence* FindWanting(RequestId id, uint64_t epoch, int index);
+  bool IsPacked(size_t bytes) const;
+  void AwaitBlocks(Sequence& sequence);
+  NeedBlocksEvent Needed(Sequence& sequence);
+  void StopAwaiting(Sequence& sequence);
+  BlockView ViewOf(BlockId block, const BlockKey& key);
+  // Takes over a reference of `block`; returns its place in the loan.
+  absl::StatusOr<int> LendBlock(RequestId loan, BlockId block, const BlockKey& key);
+  void ExpireLoans();
+  std::span<std::byte> BytesOf(BlockId block) {
+    return memory.subspan(block * shape.block_bytes(), shape.block_bytes());
+  }
+  size_t Bytes() const { return static_cast<size_t>(shape.block_bytes()) * options.blocks; }
 
   // A step: step.cc.
   bool Step(absl::FunctionRef<absl::Time()> clock);
@@ -59,6 +77,8 @@ struct Engine::State {
   struct BatchEntry;
   BatchSequence RowsOf(const BatchEntry& entry) const;
   void RunBatch();
+  void TellLayers(size_t begin, size_t end, int layers);
+  void NotePace(absl::Duration took);
   void Advance(Sequence& sequence, int rows, std::span<float> logits);
   void TakeToken(Sequence& sequence, std::span<float> logits);
 
@@ -66,9 +86,21 @@ struct Engine::State {
   const std::shared_ptr<const Transformer> base;
   const Tokenizer* const tokenizer;
   const kernels::KvShape shape;
-  kernels::Buffer memory;
+  kernels::Buffer own_memory;
+  const std::span<std::byte> memory;
   kernels::KvMemory kv;
   BlockPool pool;
+  // Blocks that others read, and blocks that are awaited. Ids of loans and numbers of transfers are
+  // never used again within one engine, and nobody else hears of them: no incarnation is needed.
+  HandoffSender sender;
+  HandoffReceiver receiver{0};
+  struct Loan {
+    HandoffTicket ticket;
+    std::vector<std::pair<BlockId, BlockKey>> blocks;  // by place
+    int held = 0;                                      // of these
+    bool finished = false;                             // nothing more will be lent
+  };
+  std::map<RequestId, Loan> loans;
   std::vector<int> published_by;  // IdOf the model whose request published a block
   absl::flat_hash_map<std::string, int> name_ids;
   ForwardPass forward;
@@ -92,7 +124,12 @@ struct Engine::State {
   std::vector<BatchSequence> model_batch;
   std::vector<float> logits;
   std::vector<EngineEvent> events;  // since the last step
+  std::function<void(const LayersEvent&)> on_layers;
+  double prompt_token_us = 0;
   EngineStats counters;             // only those that grow
 };
+
+// How many blocks hold so many tokens.
+int BlocksOf(size_t tokens);
 
 }  // namespace chorale

@@ -1,6 +1,7 @@
 // One step: expire, make room, admit, run a batch, and take what came of it.
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 #include "base/check.h"
 #include "engine/state.h"
@@ -19,7 +20,8 @@ bool Engine::State::Step(absl::FunctionRef<absl::Time()> clock) {
   BuildBatch();
   if (batch.empty()) return preempted;
   RunBatch();
-  now = clock();
+  const absl::Time begin = std::exchange(now, clock());
+  NotePace(now - begin);
   ++counters.steps;
   size_t row = 0;
   const size_t vocab = base->config().vocab;
@@ -40,6 +42,7 @@ void Engine::State::Expire() {
     CancelRequest(*request, FinishReason::kError,
                   absl::DeadlineExceededError("the request's deadline has passed"));
   }
+  ExpireLoans();
 }
 
 // Gives each decoding sequence the block that its next row needs, the oldest first; the youngest
@@ -139,9 +142,40 @@ void Engine::State::RunBatch() {
     while (end < batch.size() && batch[end].writer->transformer->digest() == transformer.digest()) {
       model_batch.push_back(RowsOf(batch[end++]));
     }
-    forward.Run(transformer, model_batch, kv, logits);
+    forward.Run(transformer, model_batch, kv, logits,
+                [&](int layers) { TellLayers(begin, end, layers); });
     CountPass(begin, end);
   }
+}
+
+// Which blocks of prefill requests the entries [begin, end) of the batch complete, as far as their
+// first `layers` layers. The end of the batch tells of the last layer.
+void Engine::State::TellLayers(size_t begin, size_t end, int layers) {
+  if (!on_layers || layers == shape.layers) return;
+  for (size_t i = begin; i < end; ++i) {
+    const Sequence& sequence = *batch[i].sequence;
+    if (!sequence.request->is_prefill) continue;
+    const int tokens = sequence.computed + batch[i].rows;
+    const int blocks = tokens == sequence.goal() ? BlocksOf(tokens) : tokens / kernels::kBlockTokens;
+    const int first = sequence.computed / kernels::kBlockTokens;
+    if (first == blocks) continue;
+    on_layers({.id = sequence.request->id, .first_block = first, .blocks = blocks, .layers = layers});
+  }
+}
+
+// How long a prompt's token takes: of batches that are mostly prompts, smoothed.
+void Engine::State::NotePace(absl::Duration took) {
+  constexpr double kNewest = 0.2;
+  constexpr int kRowsMin = 16;
+  int rows = 0;
+  int prompt_rows = 0;
+  for (const BatchEntry& entry : batch) {
+    rows += entry.rows;
+    if (entry.sequence->phase == Phase::kPrefilling) prompt_rows += entry.rows;
+  }
+  if (prompt_rows < kRowsMin || 2 * prompt_rows < rows) return;
+  const double us = absl::ToDoubleMicroseconds(took) / rows;
+  prompt_token_us = prompt_token_us == 0 ? us : kNewest * us + (1 - kNewest) * prompt_token_us;
 }
 
 void Engine::State::Advance(Sequence& sequence, int rows, std::span<float> own_logits) {

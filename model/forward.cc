@@ -5,13 +5,15 @@
 #include <utility>
 
 #include "base/check.h"
+#include "kernels/kv_codec.h"
 
 namespace chorale {
 
 using kernels::SequenceRows;
 
 void ForwardPass::Run(const Transformer& transformer, std::span<const BatchSequence> batch,
-                      kernels::KvMemory kv, std::vector<float>& logits) {
+                      kernels::KvMemory kv, std::vector<float>& logits,
+                      absl::FunctionRef<void(int layers)> on_layers) {
   transformer_ = &transformer;
   CHECK(kv.shape == transformer.kv_shape());
   Begin(batch);
@@ -27,6 +29,7 @@ void ForwardPass::Run(const Transformer& transformer, std::span<const BatchSeque
                         .layer = layer,
                         .kv = kv},
                        pool_);
+    on_layers(layer + 1);
     // Above the last layer's K/V only the rows that want logits matter.
     if (layer == config().layers - 1) KeepRowsWithLogits(batch);
     if (rows_ == 0) return;
@@ -168,6 +171,14 @@ void ForwardPass::Qkv(int layer) {
                   .cos = cos_.data(),
                   .sin = sin_.data()},
                  pool_);
+  if (!transformer_->kv_int8()) return;
+  // So do keys and values.
+  kernels::RoundKvRows({.x = qkv_.data() + q_size,
+                        .rows = rows_,
+                        .heads = 2 * config().kv_heads,
+                        .head_dim = config().head_dim,
+                        .x_stride = qkv_width()},
+                       pool_);
 }
 
 void ForwardPass::Attend(int layer, kernels::KvMemory kv) {

@@ -3,6 +3,8 @@
 //   tokens -> embed -> layers x (norm, qkv, rope, store K/V, attention, out, norm, swiglu) -> norm
 //          -> logits of the rows that ask for them
 //
+// K/V are rounded to 8 bits before they are stored, where the transformer says so.
+//
 // A batch mixes prompt chunks and single decode rows of any sequences, each with its own adapter or
 // none. A sequence with a reader (ICaRus) has one more row: the last token goes through the base
 // weights twice in the same matrix products, once to write its K/V and once, with the reader's
@@ -12,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "base/token.h"
 #include "kernels/kernels.h"
 #include "model/adapter.h"
@@ -35,9 +38,11 @@ class ForwardPass {
   explicit ForwardPass(kernels::ThreadPool& pool) : pool_(pool) {}
 
   // Writes K/V of every row into `kv`, whose shape is the transformer's, and appends the logits of
-  // the sequences that want them, [count of wants_logits, vocab], in batch order.
-  void Run(const Transformer& transformer, std::span<const BatchSequence> batch,
-           kernels::KvMemory kv, std::vector<float>& logits);
+  // the sequences that want them, [count of wants_logits, vocab], in batch order. `on_layers(n)` is
+  // told when the K/V of the first n layers is written.
+  void Run(
+      const Transformer& transformer, std::span<const BatchSequence> batch, kernels::KvMemory kv,
+      std::vector<float>& logits, absl::FunctionRef<void(int layers)> on_layers = [](int) {});
 
  private:
   void Begin(std::span<const BatchSequence> batch);

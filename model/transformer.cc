@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "kernels/kv_codec.h"
 #include "model/peft.h"
 
 namespace chorale {
@@ -19,6 +20,12 @@ kernels::DType DTypeFor(const Checkpoint& checkpoint, std::optional<kernels::DTy
     }
   }
   return kernels::DType::kF32;
+}
+
+Digest DigestOfKvInt8(const Digest& exact) {
+  DigestBuilder digest;
+  digest.AddString("chorale kv int8").AddInt(kernels::kKvCodecVersion);
+  return digest.AddString(exact.AsBytes()).Finish();
 }
 
 }  // namespace
@@ -40,15 +47,17 @@ absl::StatusOr<std::unique_ptr<const Transformer>> Transformer::Create(
   ASSIGN_OR_RETURN(Weights weights,
                    LoadWeights(config, checkpoint, *options.kernels, dtype, options.quantization,
                                options.digest_cache, pool, progress));
+  if (options.kv_int8) weights.digest = DigestOfKvInt8(weights.digest);
   return std::unique_ptr<const Transformer>(
-      new Transformer(config, *options.kernels, dtype, std::move(weights)));
+      new Transformer(config, *options.kernels, dtype, options.kv_int8, std::move(weights)));
 }
 
 Transformer::Transformer(const ModelConfig& config, const kernels::Kernels& kernels,
-                         kernels::DType dtype, Weights weights)
+                         kernels::DType dtype, bool kv_int8, Weights weights)
     : config_(config),
       kernels_(kernels),
       dtype_(dtype),
+      kv_int8_(kv_int8),
       weights_(std::move(weights)),
       rope_(config_) {}
 

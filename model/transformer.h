@@ -28,6 +28,10 @@ class Transformer {
     std::optional<kernels::DType> dtype;
     // Set: the linear layers are held in 8 or 4 bits (kI8, kI4).
     std::optional<kernels::DType> quantization;
+    // Keys and values are rounded to 8 bits where they are written (kernels/kv_codec.h). For all
+    // modules of a family or for none: the digest tells, so that neither reads what the other
+    // wrote.
+    bool kv_int8 = false;
     // Folder of digests that were computed before; empty: none (digest_cache.h).
     std::string digest_cache;
   };
@@ -51,17 +55,20 @@ class Transformer {
   const Weights& weights() const { return weights_; }
   const Rope& rope() const { return rope_; }
   kernels::KvShape kv_shape() const { return config_.kv_shape(dtype_); }
-  // Names these weights and all that changes the K/V they write: tensors, dtype, rope, layout.
+  bool kv_int8() const { return kv_int8_; }
+  // Names these weights and all that changes the K/V they write: tensors, dtype, rope, layout,
+  // rounding.
   const Digest& digest() const { return weights_.digest; }
   const kernels::Kernels& kernels() const { return kernels_; }
 
  private:
   Transformer(const ModelConfig& config, const kernels::Kernels& kernels, kernels::DType dtype,
-              Weights weights);
+              bool kv_int8, Weights weights);
 
   const ModelConfig config_;
   const kernels::Kernels& kernels_;
   const kernels::DType dtype_;
+  const bool kv_int8_;
   const Weights weights_;
   const Rope rope_;
 };

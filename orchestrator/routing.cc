@@ -9,13 +9,6 @@
 namespace chorale {
 namespace {
 
-const ServedModelInfo* FindModel(const WorkerInfo& worker, std::string_view name) {
-  for (const ServedModelInfo& model : worker.models) {
-    if (model.name == name) return &model;
-  }
-  return nullptr;
-}
-
 int LoadOf(const WorkerInfo& worker, const RequestsUnderWay& under_way) {
   auto it = under_way.find(worker.id);
   return std::max(worker.requests_running + worker.requests_waiting,
@@ -38,6 +31,13 @@ const WorkerInfo* LeastLoaded(const std::vector<const WorkerInfo*>& candidates,
 }
 
 }  // namespace
+
+const ServedModelInfo* FindModel(const WorkerInfo& worker, std::string_view name) {
+  for (const ServedModelInfo& model : worker.models) {
+    if (model.name == name) return &model;
+  }
+  return nullptr;
+}
 
 absl::StatusOr<Route> ChooseRoute(std::span<const WorkerInfo> workers, std::string_view model,
                                   const RequestsUnderWay& under_way, uint64_t turn) {

@@ -21,6 +21,9 @@ struct Route {
   std::optional<WorkerInfo> prefill;  // writes prompts with the same weights; none: D prefills
 };
 
+// What `worker` serves under a name; null: nothing.
+const ServedModelInfo* FindModel(const WorkerInfo& worker, std::string_view name);
+
 // The least loaded decode worker that serves `model`, and the least loaded prefill worker whose
 // weights for it are the same. Among equals, `turn` picks: a counter of the caller's. NotFound: no
 // worker knows the model, the message lists the names that are known; Unavailable: none is ready.

@@ -12,6 +12,7 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
+  arguments.SetInt(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, kReadBytesMax);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0);
@@ -22,9 +23,9 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
-std::shared_ptr<grpc::Channel> Channels::Get(const std::string& address) {
+std::shared_ptr<grpc::Channel> Channels::Get(const std::string& address, int n) {
   std::lock_guard lock(mutex_);
-  std::shared_ptr<grpc::Channel>& channel = channels_[address];
+  std::shared_ptr<grpc::Channel>& channel = channels_[{address, n}];
   if (channel == nullptr) channel = OpenChannel(address);
   return channel;
 }

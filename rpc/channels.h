@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include <grpcpp/channel.h>
 
@@ -19,12 +20,14 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address);
 
 class Channels {
  public:
-  // The channel to `address`, opened on first use.
-  std::shared_ptr<grpc::Channel> Get(const std::string& address);
+  // The `n`-th channel to `address`, opened on first use. Each is a connection of its own, for
+  // calls that move bytes side by side.
+  std::shared_ptr<grpc::Channel> Get(const std::string& address, int n = 0);
 
  private:
   std::mutex mutex_;
-  absl::flat_hash_map<std::string, std::shared_ptr<grpc::Channel>> channels_;  // under mutex_
+  absl::flat_hash_map<std::pair<std::string, int>, std::shared_ptr<grpc::Channel>>
+      channels_;  // under mutex_
 };
 
 }  // namespace chorale

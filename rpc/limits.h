@@ -8,8 +8,12 @@ namespace chorale {
 // Largest message either side accepts: a request of a million tokens fits, a hundred megabytes not.
 inline constexpr int kMessageBytesMax = 16 << 20;
 
-// Payload of one KvFrame. Between 256 KiB and 1 MiB a raw byte stream moves the most .
+// Payload of one KvFrame. Between 256 KiB and 1 MiB a raw byte stream moves the most.
 inline constexpr int64_t kFrameBytesMax = 1 << 20;
+// What one read from a connection takes at most. Larger ones are malloc's to map and clear anew.
+inline constexpr int kReadBytesMax = 1 << 20;
+// Blocks of one KvFrame that lie in shared memory.
+inline constexpr int kFramePiecesMax = 64;
 
 // What a stream may have waiting to be written before its producer pauses or is cut off.
 inline constexpr int64_t kStreamBytesMax = 8 << 20;

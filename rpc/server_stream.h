@@ -1,4 +1,5 @@
-// ServerStream: the sending side of a server-streaming call, for producers on other threads.
+// ServerStream: the sending side of a streaming call, for producers on other threads; and
+// BidiStream, the same for a call whose caller streams too.
 //
 // gRPC allows one write at a time and one end; a ServerStream queues what comes in between. It
 // keeps itself alive until gRPC is done with it, so that a producer may hold it longer than the
@@ -19,12 +20,12 @@
 
 namespace chorale {
 
-template <typename Message>
-class ServerStream : public grpc::ServerWriteReactor<Message> {
+template <typename Message, typename Reactor = grpc::ServerWriteReactor<Message>>
+class ServerStream : public Reactor {
  public:
   static std::shared_ptr<ServerStream> Create() {
     std::shared_ptr<ServerStream> stream(new ServerStream);
-    stream->self_ = stream;
+    stream->KeepUntilDone(stream);
     return stream;
   }
 
@@ -92,13 +93,33 @@ class ServerStream : public grpc::ServerWriteReactor<Message> {
     on_written_ = std::move(fn);
   }
 
+ protected:
+  ServerStream() = default;
+
+  // `self` is let go when gRPC is done with the call.
+  void KeepUntilDone(std::shared_ptr<ServerStream> self) { self_ = std::move(self); }
+  // Runs `fn` under the lock unless the call has been ended or lost.
+  template <typename Fn>
+  void IfOpen(Fn fn) {
+    std::lock_guard lock(mutex_);
+    if (!ended_ && !cancelled_) fn();
+  }
+
+  void OnDone() override {
+    std::shared_ptr<ServerStream> self;
+    {
+      std::lock_guard lock(mutex_);
+      on_cancelled_ = nullptr;  // break cycles between the stream and what serves it
+      on_written_ = nullptr;
+      self = std::move(self_);
+    }
+  }
+
  private:
   struct Queued {
     Message message;
     int64_t bytes = 0;
   };
-
-  ServerStream() = default;
 
   void OnWriteDone(bool ok) override {
     std::function<void()> written;
@@ -134,16 +155,6 @@ class ServerStream : public grpc::ServerWriteReactor<Message> {
     if (fn) fn();
   }
 
-  void OnDone() override {
-    std::shared_ptr<ServerStream> self;
-    {
-      std::lock_guard lock(mutex_);
-      on_cancelled_ = nullptr;  // break cycles between the stream and what serves it
-      on_written_ = nullptr;
-      self = std::move(self_);
-    }
-  }
-
   mutable std::mutex mutex_;
   std::deque<Queued> queue_;  // the front is being written
   int64_t bytes_pending_ = 0;
@@ -152,6 +163,51 @@ class ServerStream : public grpc::ServerWriteReactor<Message> {
   std::function<void()> on_cancelled_;
   std::function<void()> on_written_;
   std::shared_ptr<ServerStream> self_;
+};
+
+// What is sent is queued as above; what the caller sends is read one message at a time.
+template <typename In, typename Out>
+class BidiStream : public ServerStream<Out, grpc::ServerBidiReactor<In, Out>> {
+ public:
+  static std::shared_ptr<BidiStream> Create() {
+    std::shared_ptr<BidiStream> stream(new BidiStream);
+    stream->KeepUntilDone(stream);
+    return stream;
+  }
+
+  // Begins to read; called once, before the call's handler returns. `on_message` gets each message
+  // on a thread of gRPC's, and the next is read when it returns. `on_end` is called once, when no
+  // more will come: the caller has closed its side, or the call is over.
+  void OnMessage(std::function<void(const In&)> on_message, std::function<void()> on_end) {
+    on_message_ = std::move(on_message);
+    on_end_ = std::move(on_end);
+    this->StartRead(&in_);
+  }
+
+ private:
+  BidiStream() = default;
+
+  void OnReadDone(bool ok) override {
+    bool reading = false;
+    if (ok) {
+      on_message_(in_);
+      this->IfOpen([&] {
+        reading = true;
+        this->StartRead(&in_);
+      });
+    }
+    if (!reading) on_end_();
+  }
+
+  void OnDone() override {
+    on_message_ = nullptr;  // break cycles here too
+    on_end_ = nullptr;
+    ServerStream<Out, grpc::ServerBidiReactor<In, Out>>::OnDone();
+  }
+
+  In in_;
+  std::function<void(const In&)> on_message_;
+  std::function<void()> on_end_;
 };
 
 }  // namespace chorale

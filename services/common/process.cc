@@ -28,6 +28,8 @@ void AddProcessFlags(CLI::App& app, ProcessOptions& options) {
   app.add_option("--listen", options.listen, "gRPC address: host:port (0 picks one) or unix:/path")
       ->capture_default_str();
   app.add_option("--address-file", options.address_file, "write the listening addresses here");
+  app.add_option("--metrics", options.metrics,
+                 "host:port (0 picks one) of /metrics for Prometheus; without it there is none");
   app.add_option("--log-level", options.log_level, "info, warning or error")->capture_default_str();
   app.add_option("--drain-seconds", options.drain_seconds, "how long SIGTERM lets calls finish")
       ->capture_default_str()

@@ -18,6 +18,7 @@ inline constexpr int kExitBadConfiguration = 2;
 struct ProcessOptions {
   std::string listen = "127.0.0.1:0";
   std::string address_file;
+  std::string metrics;  // HOST:PORT for Prometheus; empty: none
   std::string log_level = "info";
   double drain_seconds = 10;  // how long SIGTERM lets running calls go on
 };
@@ -30,8 +31,8 @@ std::optional<int> ParseCommandLine(CLI::App& app, int argc, char** argv,
 
 // Blocks SIGTERM and SIGINT in this thread and all it starts; call first in main().
 void BlockTerminationSignals();
-// Waits for SIGTERM or SIGINT, or until `stop` (polled every 100 ms) says so; null: never. True when
-// it was a signal, which is spent then.
+// Waits for SIGTERM or SIGINT, or until `stop` (polled every 100 ms) says so; null: never. True
+// when it was a signal, which is spent then.
 bool WaitForTermination(const std::function<bool()>& stop = nullptr);
 
 // Writes lines of NAME=ADDRESS, atomically, for whoever started this process.

@@ -1,14 +1,12 @@
 // chorale-decode: continues prompts, many sequences and adapters in one batch.
 //
-// K/V of a prompt that is not cached here comes from the prefill worker that the request names, or,
-// when the tail is short or that worker fails, is computed here.
+// K/V of a prompt that is not cached here is pulled from who has it, or written by the prefill worker
+// that the request names; when the tail is short, or those fail, it is computed here.
 #include "chorale/v1/worker.grpc.pb.h"
-#include "rpc/channels.h"
 #include "rpc/deadline.h"
 #include "rpc/server_stream.h"
 #include "rpc/status.h"
 #include "services/worker/generate_call.h"
-#include "services/worker/prefill_client.h"
 #include "services/worker/worker_main.h"
 
 namespace chorale {
@@ -16,14 +14,13 @@ namespace {
 
 class DecodeService : public v1::Decode::CallbackService {
  public:
-  DecodeService(Worker& worker, GenerateCallOptions options)
-      : worker_(worker), options_(std::move(options)) {}
+  DecodeService(Worker& worker, BlockFetcher& fetcher) : worker_(worker), fetcher_(fetcher) {}
 
   grpc::ServerWriteReactor<v1::GenerateChunk>* Generate(grpc::CallbackServerContext* context,
                                                         const v1::DecodeRequest* request) override {
     auto stream = ServerStream<v1::GenerateChunk>::Create();
     std::function<void()> cancel = StartGenerate(
-        worker_, options_, *request, DeadlineOf(*context),
+        worker_, &fetcher_, *request, DeadlineOf(*context),
         [stream](const v1::GenerateChunk& chunk) {
           stream->PushOrAbort(chunk, static_cast<int64_t>(chunk.ByteSizeLong()));
         },
@@ -34,25 +31,17 @@ class DecodeService : public v1::Decode::CallbackService {
 
  private:
   Worker& worker_;
-  const GenerateCallOptions options_;
+  BlockFetcher& fetcher_;
 };
 
 int Main(int argc, char** argv) {
   BlockTerminationSignals();
-  GenerateCallOptions call_options;
-  WorkerProcessOptions options =
-      ParseWorkerFlags(argc, argv, "chorale-decode: continues prompts, many models in one batch",
-                       [&](CLI::App& app) {
-                         app.add_option("--local-prefill-tokens", call_options.local_prefill_tokens,
-                                        "uncached prompt tails up to this long are prefilled here")
-                             ->capture_default_str()
-                             ->check(CLI::Range(0, 1 << 20));
-                       });
-  Channels channels;
-  call_options.fetch = MakePrefillClient(channels);
+  const WorkerProcessOptions options = ParseWorkerFlags(
+      argc, argv, v1::ROLE_DECODE, "chorale-decode: continues prompts, many models in one batch");
   Worker worker(options.worker);
-  DecodeService service(worker, std::move(call_options));
-  return RunWorkerProcess(options, v1::ROLE_DECODE, worker, {&service});
+  WorkerBlocks blocks(options.blocks, worker, options.worker_id);
+  DecodeService service(worker, blocks.fetcher());
+  return RunWorkerProcess(options, v1::ROLE_DECODE, worker, blocks, service);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include "absl/time/clock.h"
 #include "rpc/server.h"
 #include "services/common/log.h"
+#include "services/common/metrics.h"
 #include "services/common/process.h"
 #include "services/orchestrator/control_service.h"
 
@@ -27,8 +28,17 @@ int Main(int argc, char** argv) {
   auto server = RpcServer::Start(options.listen, {&service});
   if (!server.ok()) return ExitCodeOf(server.status());
   const std::string address = (*server)->address();
-  if (absl::Status status = WriteAddressFile(options.address_file, {"grpc=" + address});
-      !status.ok()) {
+  std::vector<std::string> lines = {"grpc=" + address};
+  const auto metrics = StartMetrics(
+      options.metrics,
+      [&service](MetricSet& set) {
+        v1::RoutingTable table;
+        service.GetRouting(/*context=*/nullptr, /*request=*/nullptr, &table);
+        AddRouting(table, set);
+      },
+      lines);
+  if (!metrics.ok()) return ExitCodeOf(metrics.status());
+  if (absl::Status status = WriteAddressFile(options.address_file, lines); !status.ok()) {
     return ExitCodeOf(status);
   }
   LogInfo("orchestrator listens on ", address);

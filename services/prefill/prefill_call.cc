@@ -1,97 +1,145 @@
 #include "services/prefill/prefill_call.h"
 
-#include <algorithm>
+#include <deque>
 #include <utility>
 #include <variant>
 
 #include "absl/strings/str_format.h"
+#include "base/check.h"
 #include "base/status_macros.h"
-#include "rpc/kv_frame.h"
-#include "rpc/limits.h"
+#include "rpc/convert_blocks.h"
+#include "rpc/deadline.h"
+#include "rpc/raw_message.h"
 #include "rpc/status.h"
 
 namespace chorale {
 namespace {
 
-// Held by the engine's handler and by the stream's callbacks; both let go when the call ends. Its
+// Held by the engine's handlers and by the stream's callbacks; all let go when the call ends. Its
 // state belongs to the engine's thread.
 class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
  public:
-  PrefillCall(std::shared_ptr<EngineHost> host, int first_block,
-              std::shared_ptr<FrameStream> stream)
-      : host_(std::move(host)), stream_(std::move(stream)), next_block_(first_block) {}
+  PrefillCall(Worker& worker, BlockFetcher& fetcher, std::shared_ptr<BlockStream> stream)
+      : worker_(worker),
+        fetcher_(fetcher),
+        host_(worker.host()),
+        stream_(std::move(stream)) {}
 
-  void Start(PrefillRequest request) {
+  void Start(PrefillRequest request, v1::PrefillRequest wanted, absl::Time deadline) {
     auto self = shared_from_this();
-    const RequestId id =
-        host_->Start(std::move(request), [self](Engine& engine, EngineEvent event) {
-          if (auto* prefill = std::get_if<PrefillEvent>(&event)) self->On(engine, *prefill);
-        });
-    stream_->OnCancelled([self, id] {
-      self->host_->Post([self, id](Engine& engine) {
-        self->ended_ = true;  // a Pump behind this finds nothing to read any more
-        engine.Cancel(id, absl::CancelledError("the decode worker went away"));
-      });
+    next_block_ = wanted.first_block();
+    loan_ = host_->StartLoan([self] {
+      self->Fail(absl::DeadlineExceededError("the blocks were lent for a lease and not taken"));
     });
-    stream_->OnWritten(
-        [self, id] { self->host_->Post([self, id](Engine& engine) { self->Pump(engine, id); }); });
+    sender_ = std::make_shared<BlockSender>(worker_, host_, stream_, loan_, wanted.shared_region());
+    sources_.holders = {wanted.holders().begin(), wanted.holders().end()};
+    sources_.deadline = deadline;
+    request.await_blocks = request.reuse_prefix && fetcher_.CanFetch(sources_);
+    // From the engine's thread, so that the id is known before the first event.
+    host_->Post([self, request = std::move(request)](Engine&) mutable {
+      self->id_ = self->host_->Start(
+          std::move(request), [self](Engine& engine, EngineEvent event) {
+            if (auto* prefill = std::get_if<PrefillEvent>(&event)) self->On(engine, *prefill);
+            if (auto* need = std::get_if<NeedBlocksEvent>(&event)) self->On(engine, *need);
+            if (auto* layers = std::get_if<LayersEvent>(&event)) self->On(engine, *layers);
+          });
+    });
+    stream_->OnCancelled([self] {
+      self->host_->Post(
+          [self](Engine&) { self->Fail(absl::CancelledError("the decode worker went away")); });
+    });
+    stream_->OnWritten([self] { self->host_->Post([self](Engine& e) { self->Pump(e); }); });
+  }
+
+  void Acknowledge(int blocks) {
+    host_->Post([self = shared_from_this(), blocks](Engine& engine) {
+      self->sender_->Acknowledged(engine, blocks);
+      self->Pump(engine);
+    });
   }
 
  private:
   void On(Engine& engine, const PrefillEvent& event) {
-    if (!event.status.ok()) {
-      ended_ = true;
-      stream_->End(ToGrpc(event.status));
-      return;
-    }
+    if (!event.status.ok()) return Fail(event.status);
     blocks_done_ = event.blocks_done;
     done_ = event.done;
     usage_ = event.usage;
-    Pump(engine, event.id);
+    Pump(engine);
   }
 
-  // Sends what is finished and fits, ends the call when all is sent.
-  void Pump(Engine& engine, RequestId id) {
-    while (!ended_ && next_block_ < blocks_done_ && stream_->bytes_pending() < kStreamBytesMax) {
-      SendFrame(engine, id);
+  void On(Engine&, const NeedBlocksEvent& event) {
+    if (!ended_) cancel_fetch_ = fetcher_.Start(event, std::move(sources_));
+  }
+
+  // A batch is running: sends what its layers have written already of the blocks that come next, so
+  // that the receiver has most of them when the batch ends.
+  void On(Engine& engine, const LayersEvent& event) {
+    if (ended_ || !sender_->sends_parts() || next_block_ < event.first_block) return;
+    for (int i = next_block_; i < event.blocks && sender_->HasRoom(); ++i) {
+      const size_t place = static_cast<size_t>(i - next_block_);
+      if (sent_early_.size() <= place) sent_early_.push_back(0);
+      const std::span<const std::byte> written = engine.ReadLayers(id_, i, event.layers);
+      sender_->SendPart(i, written.subspan(sent_early_[place]));
+      sent_early_[place] = written.size();
     }
-    if (ended_ || !done_ || next_block_ < blocks_done_) return;
-    v1::KvFrame last;
-    last.mutable_usage()->set_tokens_cached(usage_.cached_tokens);
-    last.mutable_usage()->set_tokens_computed(usage_.computed_tokens);
-    stream_->Push(EncodeKvFrame(last, {}), 0);
-    stream_->End(grpc::Status::OK);
-    ended_ = true;
-    host_->ReleasePrefill(id);
+    sender_->Flush();
   }
 
-  // One frame: several small blocks, or a piece of a large one.
-  void SendFrame(Engine& engine, RequestId id) {
-    v1::KvFrame header;
-    std::vector<std::byte> payload;
-    while (next_block_ < blocks_done_ && static_cast<int64_t>(payload.size()) < kFrameBytesMax) {
-      const Engine::BlockView block = engine.ReadBlock(id, next_block_);
-      const size_t room = static_cast<size_t>(kFrameBytesMax) - payload.size();
-      if (!payload.empty() && block.bytes.size() - block_offset_ > room) break;
-      const auto piece =
-          block.bytes.subspan(block_offset_, std::min(room, block.bytes.size() - block_offset_));
-      payload.insert(payload.end(), piece.begin(), piece.end());
-      block_offset_ += piece.size();
-      if (block_offset_ < block.bytes.size()) break;
-      v1::KvBlock* ended = header.add_blocks_ended();
-      ended->set_index(next_block_);
-      ended->set_key(std::string(block.key.AsBytes()));
-      ended->set_checksum(block.checksum);
-      block_offset_ = 0;
+  // Sends what is finished and fits, ends the call when all is sent and taken.
+  void Pump(Engine& engine) {
+    if (ended_) return;
+    while (next_block_ < blocks_done_ && sender_->HasRoom()) {
+      const absl::StatusOr<int> place = engine.LendWritten(loan_, id_, next_block_);
+      if (!place.ok()) return Fail(place.status());
+      size_t sent = 0;
+      if (!sent_early_.empty()) {
+        sent = sent_early_.front();
+        sent_early_.pop_front();
+      }
+      CHECK(sender_->Send(engine, *place, next_block_, sent));
       ++next_block_;
     }
-    stream_->Push(EncodeKvFrame(header, payload), static_cast<int64_t>(payload.size()));
+    sender_->Flush();
+    if (!done_ || next_block_ < blocks_done_ || !sender_->settled()) return;
+    v1::PrefillUsage& usage = *sender_->header().mutable_usage();
+    usage.set_tokens_cached(usage_.cached_tokens);
+    usage.set_tokens_computed(usage_.computed_tokens);
+    usage.set_tokens_received(usage_.transferred_tokens);
+    sender_->Flush();
+    End(absl::OkStatus());
   }
 
+  void Fail(const absl::Status& status) {
+    if (!ended_) End(status);
+  }
+
+  // Bytes that still wait to be written are lent until they are.
+  void End(const absl::Status& status) {
+    ended_ = true;
+    stream_->End(ToGrpc(status));
+    if (cancel_fetch_) cancel_fetch_();
+    cancel_fetch_ = nullptr;
+    if (status.ok()) {
+      host_->ReleasePrefill(id_);
+      host_->FinishLoan(loan_);
+    } else {
+      host_->Cancel(id_, status);
+      host_->EndLoan(loan_);
+    }
+  }
+
+  Worker& worker_;
+  BlockFetcher& fetcher_;
   const std::shared_ptr<EngineHost> host_;
-  const std::shared_ptr<FrameStream> stream_;
-  int next_block_;
-  size_t block_offset_ = 0;  // of next_block_, sent already
+  const std::shared_ptr<BlockStream> stream_;
+  FetchSources sources_;
+  std::function<void()> cancel_fetch_;
+  RequestId id_ = 0;
+  RequestId loan_ = 0;
+  std::shared_ptr<BlockSender> sender_;
+  int next_block_ = 0;
+  // Bytes of next_block_ and those behind it that were sent while they were written.
+  std::deque<size_t> sent_early_;
   int blocks_done_ = 0;
   bool done_ = false;
   bool ended_ = false;
@@ -99,17 +147,11 @@ class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
 };
 
 absl::StatusOr<PrefillRequest> Convert(Worker& worker, const v1::PrefillRequest& proto) {
-  RETURN_IF_ERROR(worker.CheckReady());
-  absl::StatusOr<Digest> theirs = Digest::FromBytes(proto.prompt_writer());
+  RETURN_IF_ERROR(CheckFormat(worker.format(), proto.format()));
+  absl::StatusOr<Digest> theirs = Digest::FromBytes(proto.format().writer());
   if (!theirs.ok()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("field 'prompt_writer': %s", theirs.status().message()));
-  }
-  const int64_t block_bytes = worker.base().kv_shape().block_bytes();
-  if (proto.block_bytes() != block_bytes) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "field 'block_bytes': the caller's K/V blocks have %d bytes, this worker's %d",
-        proto.block_bytes(), block_bytes));
+        absl::StrFormat("field 'format.writer': %s", theirs.status().message()));
   }
   const int blocks = (proto.tokens_size() + kernels::kBlockTokens - 1) / kernels::kBlockTokens;
   if (proto.first_block() < 0 || proto.first_block() > blocks) {
@@ -120,22 +162,32 @@ absl::StatusOr<PrefillRequest> Convert(Worker& worker, const v1::PrefillRequest&
   return PrefillRequest{.model = proto.model(),
                         .writer = *theirs,
                         .tokens = {proto.tokens().begin(), proto.tokens().end()},
-                        .tenant_salt = proto.tenant_salt(),
+                        .scope = {proto.tenant_salt(), proto.public_tokens()},
                         .reuse_prefix = !proto.no_prefix_reuse()};
+}
+
+absl::StatusOr<AcknowledgeFn> Begin(Worker& worker, BlockFetcher& fetcher, absl::Time deadline,
+                                    const std::shared_ptr<BlockStream>& stream,
+                                    const grpc::ByteBuffer& bytes) {
+  RETURN_IF_ERROR(worker.CheckReady());
+  ASSIGN_OR_RETURN(v1::PrefillMessage message, ParseMessage<v1::PrefillMessage>(bytes));
+  if (!message.has_run()) {
+    return absl::InvalidArgumentError("field 'run': missing from the call's first message");
+  }
+  ASSIGN_OR_RETURN(PrefillRequest request, Convert(worker, message.run()));
+  request.deadline = deadline;
+  auto call = std::make_shared<PrefillCall>(worker, fetcher, stream);
+  call->Start(std::move(request), std::move(*message.mutable_run()), deadline);
+  return [call](int blocks_taken) { call->Acknowledge(blocks_taken); };
 }
 
 }  // namespace
 
-void StartPrefill(Worker& worker, const v1::PrefillRequest& request, absl::Time deadline,
-                  std::shared_ptr<FrameStream> stream) {
-  absl::StatusOr<PrefillRequest> converted = Convert(worker, request);
-  if (!converted.ok()) {
-    stream->End(ToGrpc(converted.status()));
-    return;
-  }
-  converted->deadline = deadline;
-  std::make_shared<PrefillCall>(worker.host(), request.first_block(), std::move(stream))
-      ->Start(*std::move(converted));
+void StartPrefillCall(Worker& worker, BlockFetcher& fetcher, absl::Time deadline,
+                      std::shared_ptr<BlockStream> stream) {
+  ServeBlockCall(stream, [&worker, &fetcher, deadline](const auto& stream, const auto& first) {
+    return Begin(worker, fetcher, deadline, stream, first);
+  });
 }
 
 }  // namespace chorale

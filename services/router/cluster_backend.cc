@@ -8,7 +8,9 @@
 #include <grpcpp/support/client_callback.h>
 
 #include "absl/strings/str_format.h"
+#include "base/status_macros.h"
 #include "chorale/v1/worker.grpc.pb.h"
+#include "kernels/tensor.h"
 #include "rpc/convert_control.h"
 #include "rpc/deadline.h"
 #include "rpc/status.h"
@@ -17,13 +19,18 @@
 namespace chorale {
 namespace {
 
+// How many workers a request names, in case the first has lost its blocks meanwhile.
+constexpr int kHoldersNamed = 2;
+
 // One generation: an attempt on one worker, and a second one elsewhere if the first worker was lost
 // before it said anything.
 class ClusterCall : public std::enable_shared_from_this<ClusterCall> {
  public:
-  ClusterCall(std::shared_ptr<RoutingWatch> watch, std::shared_ptr<Channels> channels,
-              v1::DecodeRequest request, absl::Time deadline, ChunkFn on_chunk, DoneFn on_done)
+  ClusterCall(std::shared_ptr<RoutingWatch> watch, std::shared_ptr<BlockDirectory> directory,
+              std::shared_ptr<Channels> channels, v1::DecodeRequest request, absl::Time deadline,
+              ChunkFn on_chunk, DoneFn on_done)
       : watch_(std::move(watch)),
+        directory_(std::move(directory)),
         channels_(std::move(channels)),
         request_(std::move(request)),
         deadline_(deadline),
@@ -37,6 +44,7 @@ class ClusterCall : public std::enable_shared_from_this<ClusterCall> {
       return;
     }
     request_.set_prefill_address(route->prefill ? route->prefill->address : "");
+    NameHolders(*route);
     auto* reader = new Reader(shared_from_this(), *std::move(route));  // frees itself in OnDone
     {
       std::lock_guard lock(mutex_);
@@ -92,6 +100,21 @@ class ClusterCall : public std::enable_shared_from_this<ClusterCall> {
     bool any_chunk_ = false;
   };
 
+  // Who has leading blocks of the prompt, besides the decode worker itself.
+  void NameHolders(const Route& route) {
+    request_.clear_holders();
+    const int tokens = (request_.prompt_size() - 1) / kernels::kBlockTokens * kernels::kBlockTokens;
+    if (request_.no_prefix_reuse() || tokens == 0) return;
+    const ServedModelInfo* model = FindModel(route.decode, request_.model());
+    if (model == nullptr) return;
+    const std::vector<BlockKey> keys =
+        MakeBlockKeys({request_.prompt().data(), static_cast<size_t>(tokens)}, model->prompt_writer,
+                      {request_.tenant_salt(), request_.public_tokens()});
+    for (v1::BlockHolder& holder : directory_->Find(keys, kHoldersNamed, route.decode.address)) {
+      *request_.add_holders() = std::move(holder);
+    }
+  }
+
   void OnAttemptDone(const Route& route, const absl::Status& status, bool any_chunk) {
     if (!absl::IsUnavailable(status)) {
       on_done_(status);
@@ -107,6 +130,7 @@ class ClusterCall : public std::enable_shared_from_this<ClusterCall> {
   }
 
   const std::shared_ptr<RoutingWatch> watch_;
+  const std::shared_ptr<BlockDirectory> directory_;
   const std::shared_ptr<Channels> channels_;
   v1::DecodeRequest request_;
   const absl::Time deadline_;
@@ -120,9 +144,25 @@ class ClusterCall : public std::enable_shared_from_this<ClusterCall> {
 
 }  // namespace
 
-ClusterBackend::ClusterBackend(const std::string& orchestrator)
-    : watch_(std::make_shared<RoutingWatch>(orchestrator)),
-      channels_(std::make_shared<Channels>()) {}
+absl::StatusOr<std::unique_ptr<ClusterBackend>> ClusterBackend::Create(
+    const std::string& orchestrator, const std::string& redis_url) {
+  auto channels = std::make_shared<Channels>();
+  ASSIGN_OR_RETURN(std::shared_ptr<BlockDirectory> directory,
+                   BlockDirectory::Create(channels, redis_url));
+  return std::unique_ptr<ClusterBackend>(
+      new ClusterBackend(orchestrator, std::move(channels), std::move(directory)));
+}
+
+ClusterBackend::ClusterBackend(const std::string& orchestrator, std::shared_ptr<Channels> channels,
+                               std::shared_ptr<BlockDirectory> directory)
+    : channels_(std::move(channels)),
+      directory_(std::move(directory)),
+      watch_(std::make_shared<RoutingWatch>(
+          orchestrator, [directory = directory_](const std::vector<WorkerInfo>& workers) {
+            std::vector<std::string> addresses;
+            for (const WorkerInfo& worker : workers) addresses.push_back(worker.address);
+            directory->SetHolders(addresses);
+          })) {}
 
 std::vector<BackendModel> ClusterBackend::Models() const {
   std::map<std::string, BackendModel> models;
@@ -143,8 +183,8 @@ std::vector<BackendModel> ClusterBackend::Models() const {
 
 std::function<void()> ClusterBackend::Start(v1::DecodeRequest request, absl::Time deadline,
                                             ChunkFn on_chunk, DoneFn on_done) {
-  auto call = std::make_shared<ClusterCall>(watch_, channels_, std::move(request), deadline,
-                                            std::move(on_chunk), std::move(on_done));
+  auto call = std::make_shared<ClusterCall>(watch_, directory_, channels_, std::move(request),
+                                            deadline, std::move(on_chunk), std::move(on_done));
   call->Attempt("");
   return [call] { call->Cancel(); };
 }

@@ -100,7 +100,8 @@ class GatewayCall : public Gateway::Call {
 struct Gateway::State {
   State(const Options& options, Backend& backend) : options(options), backend(backend) {}
 
-  absl::StatusOr<v1::DecodeRequest> Prepare(const v1::GenerateRequest& request);
+  absl::StatusOr<v1::DecodeRequest> Prepare(const v1::GenerateRequest& request,
+                                            const Tenant& tenant);
   absl::StatusOr<std::vector<TokenId>> Tokenize(const std::string& model, const std::string& text);
   // Refuses a request of more than prompt_bytes_max, and any when the queue is full.
   absl::Status Post(size_t bytes, std::function<void()> task);
@@ -121,7 +122,8 @@ struct Gateway::State {
   std::vector<std::thread> threads;
 };
 
-absl::StatusOr<v1::DecodeRequest> Gateway::State::Prepare(const v1::GenerateRequest& request) {
+absl::StatusOr<v1::DecodeRequest> Gateway::State::Prepare(const v1::GenerateRequest& request,
+                                                          const Tenant& tenant) {
   ASSIGN_OR_RETURN(BackendModel model, FindModel(backend, request.model()));
   if (request.n() < 0 || request.n() > kSequencesOfRequestMax) {
     return absl::InvalidArgumentError(
@@ -130,13 +132,14 @@ absl::StatusOr<v1::DecodeRequest> Gateway::State::Prepare(const v1::GenerateRequ
   RETURN_IF_ERROR(ValidateSampling(FromProto(request.sampling(), model.served.context_tokens()),
                                    model.served.vocab()));
   ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> text, texts.Get(model.served.folder()));
-  ASSIGN_OR_RETURN(std::vector<TokenId> prompt,
-                   text->PromptOf(request, model.served.context_tokens()));
-  RETURN_IF_ERROR(ValidatePrompt(prompt, model.served));
+  ASSIGN_OR_RETURN(const Prompt prompt, text->PromptOf(request, model.served.context_tokens()));
+  RETURN_IF_ERROR(ValidatePrompt(prompt.tokens, model.served));
 
   v1::DecodeRequest decode;
   decode.set_model(model.served.name());
-  decode.mutable_prompt()->Assign(prompt.begin(), prompt.end());
+  decode.mutable_prompt()->Assign(prompt.tokens.begin(), prompt.tokens.end());
+  decode.set_public_tokens(prompt.public_tokens);
+  decode.set_tenant_salt(tenant.salt);
   *decode.mutable_sampling() = request.sampling();
   if (!decode.sampling().has_seed()) decode.mutable_sampling()->set_seed(DrawSeed());
   decode.set_n(request.n() == 0 ? 1 : request.n());
@@ -204,18 +207,20 @@ Gateway::~Gateway() {
   for (std::thread& thread : state_->threads) thread.join();
 }
 
-std::shared_ptr<Gateway::Call> Gateway::Start(v1::GenerateRequest request, absl::Time deadline,
-                                              ChunkFn on_chunk, DoneFn on_done) {
+std::shared_ptr<Gateway::Call> Gateway::Start(v1::GenerateRequest request, Tenant tenant,
+                                              absl::Time deadline, ChunkFn on_chunk,
+                                              DoneFn on_done) {
   auto call = std::make_shared<GatewayCall>();
   const size_t bytes = request.ByteSizeLong();
   const absl::Status posted = state_->Post(bytes, [state = state_.get(), call,
-                                                   request = std::move(request), deadline,
+                                                   request = std::move(request),
+                                                   tenant = std::move(tenant), deadline,
                                                    on_chunk = std::move(on_chunk), on_done] {
     if (call->cancelled()) return on_done(absl::CancelledError("cancelled by the caller"));
     if (absl::Now() >= deadline) {
       return on_done(absl::DeadlineExceededError("the deadline passed while the request waited"));
     }
-    absl::StatusOr<v1::DecodeRequest> decode = state->Prepare(request);
+    absl::StatusOr<v1::DecodeRequest> decode = state->Prepare(request, tenant);
     if (!decode.ok()) return on_done(decode.status());
     call->SetBackendCancel(state->backend.Start(*std::move(decode), deadline, on_chunk, on_done));
   });

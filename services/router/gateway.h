@@ -19,6 +19,7 @@
 #include "base/token.h"
 #include "chorale/v1/inference.pb.h"
 #include "services/router/backend.h"
+#include "services/router/tenant.h"
 
 namespace chorale {
 
@@ -39,11 +40,12 @@ class Gateway {
     virtual ~Call() = default;
     virtual void Cancel() = 0;
   };
-  // Starts a generation. on_chunk is called for every chunk, then on_done exactly once; both may be
-  // called before Start returns. A request at fault ends in on_done with INVALID_ARGUMENT or
+  // Starts a generation for `tenant`, the only one that shares what its request does not call
+  // public. on_chunk is called for every chunk, then on_done exactly once; both may be called
+  // before Start returns. A request at fault ends in on_done with INVALID_ARGUMENT or
   // NOT_FOUND; too much load in RESOURCE_EXHAUSTED; no worker in UNAVAILABLE.
-  std::shared_ptr<Call> Start(v1::GenerateRequest request, absl::Time deadline, ChunkFn on_chunk,
-                              DoneFn on_done);
+  std::shared_ptr<Call> Start(v1::GenerateRequest request, Tenant tenant, absl::Time deadline,
+                              ChunkFn on_chunk, DoneFn on_done);
 
   // Calls `on_done` once, from a thread of the gateway or before it returns.
   using TokensFn = std::function<void(absl::StatusOr<std::vector<TokenId>>)>;

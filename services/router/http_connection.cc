@@ -2,6 +2,7 @@
 
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
@@ -41,6 +42,14 @@ HttpAnswer TooLarge(int64_t bytes_max) {
 HttpAnswer Malformed(const boost::system::error_code& error) {
   return AnswerFor(
       absl::InvalidArgumentError(absl::StrFormat("not a valid HTTP request: %s", error.message())));
+}
+
+template <typename Head>
+absl::StatusOr<Tenant> TenantOfCaller(const Head& head) {
+  std::vector<std::string_view> values;
+  const auto [first, last] = head.equal_range(http::field::authorization);
+  for (auto it = first; it != last; ++it) values.push_back(View(it->value()));
+  return TenantOf(values);
 }
 
 // The client wrote something that is no HTTP; not that it went away.
@@ -169,6 +178,12 @@ void HttpConnection::SendAnswer(const HttpAnswer& answer) {
 // ---- Generating ----
 
 void HttpConnection::StartCall(OpenAiEndpoint endpoint) {
+  absl::StatusOr<Tenant> tenant = TenantOfCaller(parser_->get());
+  if (!tenant.ok()) {
+    HttpAnswer answer = AnswerFor(tenant.status());
+    answer.fields.emplace_back("WWW-Authenticate", "Bearer");
+    return SendAnswer(answer);
+  }
   absl::StatusOr<OpenAiRequest> request = ParseOpenAiRequest(endpoint, parser_->get().body());
   if (!request.ok()) return SendAnswer(AnswerFor(request.status()));
   parser_.reset();  // its body is no longer needed
@@ -201,7 +216,7 @@ void HttpConnection::StartCall(OpenAiEndpoint endpoint) {
     });
   };
   call_ = server_.gateway.Start(
-      std::move(generate), absl::Now() + server_.limits.request_time_max,
+      std::move(generate), *std::move(tenant), absl::Now() + server_.limits.request_time_max,
       [inbox = inbox_, wake](const v1::GenerateChunk& chunk) {
         if (inbox->Push(chunk)) wake();
       },

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <memory>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "rpc/deadline.h"
@@ -10,13 +12,28 @@
 #include "rpc/status.h"
 
 namespace chorale {
+namespace {
+
+absl::StatusOr<Tenant> TenantOfCaller(const grpc::CallbackServerContext& context) {
+  std::vector<std::string_view> values;
+  const auto [first, last] = context.client_metadata().equal_range("authorization");
+  for (auto it = first; it != last; ++it) values.emplace_back(it->second.data(), it->second.size());
+  return TenantOf(values);
+}
+
+}  // namespace
 
 grpc::ServerWriteReactor<v1::GenerateChunk>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   using Stream = ServerStream<v1::GenerateChunk>;
   auto stream = Stream::Create();
+  absl::StatusOr<Tenant> tenant = TenantOfCaller(*context);
+  if (!tenant.ok()) {
+    stream->End(ToGrpc(tenant.status()));
+    return stream.get();
+  }
   std::shared_ptr<Gateway::Call> call = gateway_.Start(
-      *request, std::min(DeadlineOf(*context), absl::Now() + request_time_max_),
+      *request, *std::move(tenant), std::min(DeadlineOf(*context), absl::Now() + request_time_max_),
       [stream](const v1::GenerateChunk& chunk) {
         stream->PushOrAbort(chunk, static_cast<int64_t>(chunk.ByteSizeLong()));
       },

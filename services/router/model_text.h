@@ -8,11 +8,18 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "base/json.h"
+#include "base/token.h"
 #include "chorale/v1/inference.pb.h"
 #include "model/text/chat_template.h"
 #include "model/text/tokenizer.h"
 
 namespace chorale {
+
+struct Prompt {
+  std::vector<TokenId> tokens;
+  int public_tokens = 0;  // how many of them, from the first, all tenants may share
+};
 
 // Immutable; shared between threads.
 class ModelText {
@@ -24,19 +31,27 @@ class ModelText {
   // The token ids of a request's prompt. InvalidArgument names the field at fault, also for a text
   // that cannot be as few as `tokens_max` tokens: it is not tokenized. FailedPrecondition: the
   // model has no tokenizer, or no chat template.
-  absl::StatusOr<std::vector<TokenId>> PromptOf(const v1::GenerateRequest& request,
-                                                int64_t tokens_max) const;
+  //
+  // Of a chat, those leading tokens are public that the public messages also give alone, without
+  // other messages, tools and variables: what a caller has not called public never is. None are
+  // when the template cannot render the public messages alone, which is logged once.
+  absl::StatusOr<Prompt> PromptOf(const v1::GenerateRequest& request, int64_t tokens_max) const;
   absl::StatusOr<std::vector<TokenId>> Tokenize(const std::string& text, int64_t tokens_max) const;
 
  private:
-  absl::StatusOr<std::string> Render(const v1::Chat& chat) const;
+  absl::StatusOr<Prompt> PromptOfChat(const v1::Chat& chat, int public_messages,
+                                      int64_t tokens_max) const;
+  absl::StatusOr<std::vector<TokenId>> RenderTokens(const OrderedJson& variables,
+                                                    int64_t tokens_max) const;
   absl::StatusOr<std::vector<TokenId>> Encode(const std::string& text, bool add_special_tokens,
                                               int64_t tokens_max) const;
 
+  std::string folder_;
   std::unique_ptr<const Tokenizer> tokenizer_;         // may be null
   int64_t token_bytes_max_ = 0;                        // of the longest token
   std::unique_ptr<const ChatTemplate> chat_template_;  // may be null
   TokenizerConfig config_;
+  mutable std::once_flag public_refusal_;  // by the template; guards its log line
 };
 
 // The texts of the models in use, by folder. Thread safe; loading happens in the caller's thread.

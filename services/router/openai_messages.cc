@@ -80,7 +80,27 @@ absl::Status CheckMessage(size_t index, Ordered& message) {
   return absl::OkStatus();
 }
 
-absl::Status ReadMessages(Ordered& body, v1::Chat& chat) {
+// Takes the mark `public` off a message; it may have one when all before it are `public_so_far`.
+absl::StatusOr<bool> TakePublic(size_t index, bool public_so_far, Ordered& message) {
+  const auto it = message.find("public");
+  if (it == message.end()) return false;
+  const Ordered mark = *it;
+  message.erase(it);
+  if (mark.is_null()) return false;
+  if (!mark.is_boolean()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "field 'messages[%d].public': expected true or false, found %s", index, Excerpt(mark)));
+  }
+  if (mark.get<bool>() && !public_so_far) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field 'messages[%d].public': true, but messages[%d] before it is not; "
+                        "mark the leading messages only",
+                        index, index - 1));
+  }
+  return mark.get<bool>();
+}
+
+absl::Status ReadMessages(Ordered& body, v1::GenerateRequest& request) {
   if (!Present(body, "messages")) {
     return absl::InvalidArgumentError("field 'messages': it is missing; send a list of messages");
   }
@@ -89,8 +109,15 @@ absl::Status ReadMessages(Ordered& body, v1::Chat& chat) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "field 'messages': expected a list of at least one message, found %s", Excerpt(messages)));
   }
-  for (size_t i = 0; i < messages.size(); ++i) RETURN_IF_ERROR(CheckMessage(i, messages[i]));
-  chat.set_messages_json(Dump(messages));
+  bool all_public = true;
+  int public_messages = 0;
+  for (size_t i = 0; i < messages.size(); ++i) {
+    RETURN_IF_ERROR(CheckMessage(i, messages[i]));
+    ASSIGN_OR_RETURN(all_public, TakePublic(i, all_public, messages[i]));
+    public_messages += all_public;
+  }
+  request.set_public_messages(public_messages);
+  request.mutable_chat()->set_messages_json(Dump(messages));
   return absl::OkStatus();
 }
 
@@ -127,13 +154,13 @@ absl::Status ReadTools(const Ordered& body, v1::Chat& chat) {
 
 }  // namespace
 
-absl::StatusOr<v1::Chat> ReadChat(std::string_view body) {
+absl::Status ReadChat(std::string_view body, v1::GenerateRequest& request) {
   ASSIGN_OR_RETURN(Ordered json, ParseOrderedJson(body, "request body"));
   if (!json.is_object()) {
     return absl::InvalidArgumentError("request body: expected a JSON object");
   }
-  v1::Chat chat;
-  RETURN_IF_ERROR(ReadMessages(json, chat));
+  RETURN_IF_ERROR(ReadMessages(json, request));
+  v1::Chat& chat = *request.mutable_chat();
   RETURN_IF_ERROR(ReadTools(json, chat));
   if (Present(json, "chat_template_kwargs")) {
     const Ordered& variables = json["chat_template_kwargs"];
@@ -143,7 +170,7 @@ absl::StatusOr<v1::Chat> ReadChat(std::string_view body) {
     }
     chat.set_template_json(Dump(variables));
   }
-  return chat;
+  return absl::OkStatus();
 }
 
 }  // namespace chorale

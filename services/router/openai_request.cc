@@ -136,6 +136,19 @@ absl::Status ReadPrompt(const Json& body, v1::GenerateRequest& request) {
       "field 'prompt': expected a string or an array of token ids, found %s", Excerpt(*prompt)));
 }
 
+absl::Status ReadPublicTokens(const Json& body, v1::GenerateRequest& request) {
+  ASSIGN_OR_RETURN(std::optional<int32_t> tokens, Int32Of(body, "public_tokens"));
+  if (!tokens || *tokens == 0) return absl::OkStatus();
+  if (!request.has_token_ids()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "field 'public_tokens': %d without a prompt of token ids; send token ids, or a chat with "
+        "\"public\": true in its leading messages",
+        *tokens));
+  }
+  request.set_public_tokens(*tokens);
+  return absl::OkStatus();
+}
+
 absl::Status ReadStop(const Json& body, v1::Sampling& sampling) {
   if (Present(body, "stop")) {
     const Json& stop = body["stop"];
@@ -300,8 +313,9 @@ absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiEndpoint endpoint, std::s
   if (endpoint == OpenAiEndpoint::kCompletions) {
     RETURN_IF_ERROR(ReadPrompt(json, request.generate));
   } else {
-    ASSIGN_OR_RETURN(*request.generate.mutable_chat(), ReadChat(body));
+    RETURN_IF_ERROR(ReadChat(body, request.generate));
   }
+  RETURN_IF_ERROR(ReadPublicTokens(json, request.generate));
   RETURN_IF_ERROR(ReadSampling(endpoint, json, *request.generate.mutable_sampling()));
   RETURN_IF_ERROR(ReadSequences(json, request.generate));
   RETURN_IF_ERROR(ReadStream(json, request));

@@ -2,7 +2,8 @@
 //
 // Fields that would change the result and that Chorale does not offer are refused by name; fields
 // that cannot change it (user, metadata, ...) are ignored. Beyond OpenAI's fields there are top_k,
-// min_p, repetition_penalty, ignore_eos, stop_token_ids, chat_template_kwargs and no_prefix_reuse.
+// min_p, repetition_penalty, ignore_eos, stop_token_ids, chat_template_kwargs and no_prefix_reuse;
+// for prompts of token ids public_tokens, and for messages public (openai_messages.h).
 #pragma once
 
 #include <string_view>

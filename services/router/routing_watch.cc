@@ -24,9 +24,11 @@ bool Contains(const std::vector<WorkerInfo>& workers, const std::string& id) {
 
 }  // namespace
 
-RoutingWatch::RoutingWatch(const std::string& orchestrator)
+RoutingWatch::RoutingWatch(const std::string& orchestrator,
+                           std::function<void(const std::vector<WorkerInfo>&)> on_workers)
     : address_(orchestrator),
       stub_(v1::Control::NewStub(OpenChannel(orchestrator))),
+      on_workers_(std::move(on_workers)),
       thread_([this] { Run(); }) {}
 
 RoutingWatch::~RoutingWatch() {
@@ -93,7 +95,7 @@ void RoutingWatch::Run() {
           workers.push_back(*std::move(worker));
         }
       }
-      std::lock_guard table_lock(mutex_);
+      std::unique_lock table_lock(mutex_);
       if (!connected_) LogInfo("routing table received from ", address_);
       connected_ = true;
       if (absl::Now() < keep_until) {
@@ -102,6 +104,9 @@ void RoutingWatch::Run() {
         }
       }
       workers_ = std::move(workers);
+      const std::vector<WorkerInfo> known = workers_;
+      table_lock.unlock();
+      on_workers_(known);
     }
     const grpc::Status status = reader->Finish();
     lock.lock();

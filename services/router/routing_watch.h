@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -18,7 +19,9 @@ namespace chorale {
 // again until it succeeds.
 class RoutingWatch {
  public:
-  explicit RoutingWatch(const std::string& orchestrator);
+  // `on_workers` hears of every table, on the watch's thread.
+  RoutingWatch(const std::string& orchestrator,
+               std::function<void(const std::vector<WorkerInfo>&)> on_workers);
   ~RoutingWatch();
 
   std::vector<WorkerInfo> workers() const;
@@ -34,6 +37,7 @@ class RoutingWatch {
 
   const std::string address_;
   const std::unique_ptr<v1::Control::Stub> stub_;
+  const std::function<void(const std::vector<WorkerInfo>&)> on_workers_;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<WorkerInfo> workers_;         // under mutex_

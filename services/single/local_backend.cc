@@ -16,7 +16,7 @@ std::vector<BackendModel> LocalBackend::Models() const {
 
 std::function<void()> LocalBackend::Start(v1::DecodeRequest request, absl::Time deadline,
                                           ChunkFn on_chunk, DoneFn on_done) {
-  return StartGenerate(worker_, {}, std::move(request), deadline, std::move(on_chunk),
+  return StartGenerate(worker_, nullptr, std::move(request), deadline, std::move(on_chunk),
                        std::move(on_done));
 }
 

@@ -4,6 +4,7 @@
 
 #include "absl/time/clock.h"
 #include "services/common/log.h"
+#include "services/common/metrics.h"
 #include "services/single/local_backend.h"
 
 namespace chorale {
@@ -19,7 +20,19 @@ int RunSingle(SingleOptions options) {
   options.front_door.grpc = options.process.listen;
   auto front_door = FrontDoor::Open(options.front_door, backend);
   if (!front_door.ok()) return ExitCodeOf(front_door.status());
-  const std::vector<std::string> lines = (*front_door)->AddressLines();
+  std::vector<std::string> lines = (*front_door)->AddressLines();
+  const auto metrics = StartMetrics(
+      options.process.metrics,
+      [&worker](MetricSet& set) {
+        v1::WorkerStatusResponse status;
+        status.set_worker_id("single");
+        status.set_state("serving");
+        status.set_load_progress(worker.load_progress());
+        worker.Describe(status);
+        AddWorkerStatus(status, set);
+      },
+      lines);
+  if (!metrics.ok()) return ExitCodeOf(metrics.status());
   for (const std::string& line : lines) LogInfo("listening: ", line);
   if (absl::Status status = WriteAddressFile(options.process.address_file, lines); !status.ok()) {
     return ExitCodeOf(status);

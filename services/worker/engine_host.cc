@@ -116,6 +116,33 @@ void EngineHost::ReleasePrefill(RequestId id) {
   });
 }
 
+RequestId EngineHost::StartLoan(std::function<void()> on_expired) {
+  RequestId id = 0;
+  {
+    std::lock_guard lock(mutex_);
+    id = next_id_++;
+  }
+  Post([this, id, on_expired = std::move(on_expired)](Engine&) mutable {
+    loans_[id] = std::move(on_expired);
+  });
+  return id;
+}
+
+void EngineHost::FinishLoan(RequestId id) {
+  Post([id](Engine& engine) { engine.FinishLoan(id); });
+}
+
+void EngineHost::EndLoan(RequestId id) {
+  Post([id](Engine& engine) { engine.EndLoan(id); });
+}
+
+void EngineHost::OnBlockEvents(std::function<void(std::span<const BlockEvent>)> listener) {
+  Post([this, listener = std::move(listener)](Engine& engine) mutable {
+    on_block_events_ = std::move(listener);
+    engine.RecordBlockEvents();
+  });
+}
+
 EngineStats EngineHost::stats() const {
   std::lock_guard lock(mutex_);
   return stats_;
@@ -127,6 +154,11 @@ int EngineHost::requests_live() const {
 }
 
 void EngineHost::Dispatch(EngineEvent event) {
+  if (const auto* ended = std::get_if<LoanEndedEvent>(&event)) {
+    const auto loan = loans_.extract(ended->id);
+    if (!loan.empty() && ended->expired) loan.mapped()();
+    return;
+  }
   auto it = handlers_.find(IdOf(event));
   if (it == handlers_.end()) return;
   if (!IsLast(event)) {
@@ -145,12 +177,13 @@ void EngineHost::Dispatch(EngineEvent event) {
 void EngineHost::Run() {
   std::deque<std::function<void(Engine&)>> posted;
   std::vector<EngineEvent> events;
+  engine_->OnLayers([this](const LayersEvent& event) { Dispatch(event); });
   bool ran = false;
   while (true) {
     {
       std::unique_lock lock(mutex_);
       const auto has_work = [this] { return stopping_ || !posted_.empty(); };
-      if (!ran && handlers_.empty()) {
+      if (!ran && handlers_.empty() && loans_.empty()) {
         wake_.wait(lock, has_work);
       } else if (!ran) {
         wake_.wait_for(lock, kIdleCheck, has_work);
@@ -161,9 +194,13 @@ void EngineHost::Run() {
     for (auto& fn : posted) fn(*engine_);
     posted.clear();
     ran = engine_->Step(absl::Now, events);
+    if (on_block_events_) {
+      if (const auto changed = engine_->TakeBlockEvents(); !changed.empty()) on_block_events_(changed);
+    }
     {
       std::lock_guard lock(mutex_);
       stats_ = engine_->stats();
+      prompt_token_us_ = stats_.prompt_token_us;
     }
     for (EngineEvent& event : events) Dispatch(std::move(event));
     ran |= !events.empty();  // a handler may have given the engine more to do
@@ -179,6 +216,8 @@ void EngineHost::EndAll() {
     std::vector<RequestId> live;
     for (const auto& [id, handler] : handlers_) live.push_back(id);
     for (RequestId id : live) engine_->Cancel(id, why);
+    for (const auto& [id, on_expired] : loans_) engine_->EndLoan(id);
+    loans_.clear();
     std::vector<EngineEvent> events;
     engine_->Step(absl::Now, events);  // nothing is left to run: it only tells of the ends
     for (EngineEvent& event : events) Dispatch(std::move(event));

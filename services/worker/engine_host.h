@@ -4,10 +4,12 @@
 // of its request. Handlers and posted functions run on this thread and must not block.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <span>
 #include <thread>
 
 #include "absl/container/flat_hash_map.h"
@@ -44,8 +46,19 @@ class EngineHost {
   // Drops a prefill request's blocks and handler.
   void ReleasePrefill(RequestId id);
 
+  // An id for a loan (Engine::Lend); `on_expired` is told when its lease runs out. It must be ended:
+  // by FinishLoan, when the last block is returned, or by EndLoan, at once.
+  RequestId StartLoan(std::function<void()> on_expired);
+  void FinishLoan(RequestId id);
+  void EndLoan(RequestId id);
+
+  // Hears of blocks that became findable or ceased to be, on the engine's thread. Call before the
+  // first request.
+  void OnBlockEvents(std::function<void(std::span<const BlockEvent>)> listener);
+
   // As of the last step.
   EngineStats stats() const;
+  double prompt_token_us() const { return prompt_token_us_; }
   // Requests whose handler still waits for an event.
   int requests_live() const;
 
@@ -58,6 +71,9 @@ class EngineHost {
 
   std::unique_ptr<Engine> engine_;                    // the thread's
   absl::flat_hash_map<RequestId, Handler> handlers_;  // the thread's
+  absl::flat_hash_map<RequestId, std::function<void()>> loans_;            // the thread's
+  std::function<void(std::span<const BlockEvent>)> on_block_events_;       // the thread's
+  std::atomic<double> prompt_token_us_ = 0;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::function<void(Engine&)>> posted_;  // under mutex_

@@ -14,10 +14,10 @@ namespace {
 // engine's thread.
 class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
  public:
-  GenerateCall(Worker& worker, GenerateCallOptions options, v1::DecodeRequest request,
+  GenerateCall(Worker& worker, BlockFetcher* fetcher, v1::DecodeRequest request,
                absl::Time deadline, ChunkFn on_chunk, DoneFn on_done)
       : worker_(worker),
-        options_(std::move(options)),
+        fetcher_(fetcher),
         request_(std::move(request)),
         deadline_(deadline),
         on_chunk_(std::move(on_chunk)),
@@ -29,9 +29,10 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
     request.prompt.assign(request_.prompt().begin(), request_.prompt().end());
     request.sampling = FromProto(request_.sampling(), worker_.base().config().positions_max);
     request.n = request_.n() == 0 ? 1 : request_.n();
-    request.tenant_salt = request_.tenant_salt();
+    request.scope = {request_.tenant_salt(), request_.public_tokens()};
     request.reuse_prefix = !request_.no_prefix_reuse();
-    request.remote_prefill = options_.fetch && !request_.prefill_address().empty();
+    NameSources();
+    request.await_blocks = fetcher_ != nullptr && fetcher_->CanFetch(sources_);
     request.deadline = deadline_;
     std::shared_ptr<EngineHost> host = worker_.host();
     const RequestId id = host->Start(
@@ -74,30 +75,29 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
     on_done_(error_);
   }
 
-  void On(Engine& engine, NeedPrefillEvent& event) {
-    const int tokens = request_.prompt_size() - 1;
-    if (tokens - event.first_token <= options_.local_prefill_tokens) {
-      engine.EndDelivery(event.id);
-      return;
-    }
-    PrefillFetch fetch;
-    fetch.address = request_.prefill_address();
-    fetch.id = event.id;
-    fetch.deadline = deadline_;
-    v1::PrefillRequest& request = fetch.request;
-    request.set_model(request_.model());
-    request.mutable_tokens()->Assign(request_.prompt().begin(), request_.prompt().end() - 1);
-    request.set_first_block(event.first_token / kernels::kBlockTokens);
-    request.set_tenant_salt(request_.tenant_salt());
-    request.set_no_prefix_reuse(request_.no_prefix_reuse());
-    request.set_prompt_writer(std::string(event.writer.AsBytes()));
-    request.set_block_bytes(worker_.base().kv_shape().block_bytes());
-    fetch.blocks =
-        (tokens + kernels::kBlockTokens - 1) / kernels::kBlockTokens - request.first_block();
-    cancel_fetch_ = options_.fetch(std::move(fetch), worker_.host());
+  void On(Engine&, NeedBlocksEvent& event) {
+    cancel_fetch_ = fetcher_->Start(event, std::move(sources_));
   }
 
+  void On(Engine&, LayersEvent&) {}     // of prefill requests only
+  void On(Engine&, LoanEndedEvent&) {}  // of loans only
   void On(Engine&, PrefillEvent&) {}  // of prefill requests only
+
+  void NameSources() {
+    sources_.deadline = deadline_;
+    sources_.prefill_address = request_.prefill_address();
+    v1::PrefillRequest& prefill = sources_.prefill;
+    prefill.set_model(request_.model());
+    prefill.set_tenant_salt(request_.tenant_salt());
+    prefill.set_public_tokens(request_.public_tokens());
+    prefill.set_no_prefix_reuse(request_.no_prefix_reuse());
+    if (request_.prompt_size() > 0) {
+      prefill.mutable_tokens()->Assign(request_.prompt().begin(), request_.prompt().end() - 1);
+    }
+    if (request_.no_prefix_reuse()) return;
+    *prefill.mutable_holders() = request_.holders();
+    sources_.holders = {request_.holders().begin(), request_.holders().end()};
+  }
 
   v1::GenerateChunk NewChunk(int index) {
     v1::GenerateChunk chunk;
@@ -114,7 +114,8 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
   }
 
   Worker& worker_;
-  const GenerateCallOptions options_;
+  BlockFetcher* const fetcher_;
+  FetchSources sources_;
   const v1::DecodeRequest request_;
   const absl::Time deadline_;
   const ChunkFn on_chunk_;
@@ -126,14 +127,14 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
 
 }  // namespace
 
-std::function<void()> StartGenerate(Worker& worker, const GenerateCallOptions& options,
+std::function<void()> StartGenerate(Worker& worker, BlockFetcher* fetcher,
                                     v1::DecodeRequest request, absl::Time deadline,
                                     ChunkFn on_chunk, DoneFn on_done) {
   if (absl::Status ready = worker.CheckReady(); !ready.ok()) {
     on_done(ready);
     return [] {};
   }
-  auto call = std::make_shared<GenerateCall>(worker, options, std::move(request), deadline,
+  auto call = std::make_shared<GenerateCall>(worker, fetcher, std::move(request), deadline,
                                              std::move(on_chunk), std::move(on_done));
   return call->Start();
 }

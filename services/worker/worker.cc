@@ -7,6 +7,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "rpc/convert_blocks.h"
+#include "services/common/log.h"
 
 namespace chorale {
 namespace {
@@ -19,6 +21,13 @@ absl::StatusOr<std::optional<kernels::DType>> ParseDType(const std::string& name
   if (name == "bf16") return kernels::DType::kBF16;
   return absl::InvalidArgumentError(
       absl::StrFormat("--dtype '%s': expected auto, f32 or bf16", name));
+}
+
+// Whether keys and values are rounded to 8 bits.
+absl::StatusOr<bool> ParseKv(const std::string& name) {
+  if (name == "exact") return false;
+  if (name == "int8") return true;
+  return absl::InvalidArgumentError(absl::StrFormat("--kv '%s': expected exact or int8", name));
 }
 
 // As many blocks as are asked for, or as the memory holds.
@@ -72,6 +81,7 @@ absl::Status Worker::Load() {
   Transformer::Options options;
   ASSIGN_OR_RETURN(options.kernels, kernels::FindKernels(options_.kernels));
   ASSIGN_OR_RETURN(options.dtype, ParseDType(options_.dtype));
+  ASSIGN_OR_RETURN(options.kv_int8, ParseKv(options_.kv));
   if (!options_.cache_dir.empty()) options.digest_cache = options_.cache_dir + "/digests";
   for (const ModelSpec& spec : options_.catalog.models) RETURN_IF_ERROR(CheckSpec(spec));
   const std::string& folder = options_.catalog.base;
@@ -87,6 +97,9 @@ absl::Status Worker::Load() {
   ASSIGN_OR_RETURN(auto models, loader_->Load(specs, *pool_, [this](double share) {
     load_progress_ = 0.5 + 0.49 * share;
   }));
+  format_ = FormatOf(base().kv_shape());
+  if (base().kv_int8()) format_.set_encoding("int8");
+  RETURN_IF_ERROR(MakeRegion());
   host_ = std::make_shared<EngineHost>(options_.engine, loader_->base().transformer, *pool_,
                                        tokenizer_.get());
   for (auto& model : models) RETURN_IF_ERROR(Serve(std::move(model)));
@@ -103,6 +116,22 @@ absl::Status Worker::LoadTokenizer() {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: ids up to %d, but the model's vocabulary ends at %d", path,
                         tokenizer_->vocab_size() - 1, base().config().vocab - 1));
+  }
+  return absl::OkStatus();
+}
+
+// The memory of the blocks. Where the host lets us serve it to nobody, it is ours alone.
+absl::Status Worker::MakeRegion() {
+  if (!options_.shared_memory) return absl::OkStatus();
+  ASSIGN_OR_RETURN(region_, SharedRegion::Create(base().kv_shape().block_bytes() *
+                                                 options_.engine.blocks));
+  options_.engine.memory = region_->bytes();
+  absl::StatusOr<std::unique_ptr<RegionServer>> server = RegionServer::Start(*region_);
+  if (server.ok()) {
+    region_server_ = *std::move(server);
+    region_name_ = region_server_->address();
+  } else {
+    LogWarning("blocks are not shared with workers on this host: ", server.status().message());
   }
   return absl::OkStatus();
 }
@@ -234,6 +263,11 @@ void Worker::Describe(v1::WorkerStatusResponse& response) const {
       {"blocks_cached", s.blocks_cached},
       {"blocks_held", s.blocks_held},
       {"blocks_rejected", s.blocks_rejected},
+      {"blocks_corrupt", s.blocks_corrupt},
+      {"blocks_lent", s.blocks_lent},
+      {"blocks_on_loan", s.blocks_on_loan},
+      {"loans", s.loans},
+      {"leases_expired", s.leases_expired},
       {"block_bytes", base().kv_shape().block_bytes()},
       {"steps", s.steps},
       {"rows", s.rows},

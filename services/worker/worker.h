@@ -18,6 +18,7 @@
 #include "chorale/v1/control.pb.h"
 #include "chorale/v1/worker.pb.h"
 #include "model/model_loader.h"
+#include "rpc/shared_region.h"
 #include "services/worker/engine_host.h"
 
 namespace chorale {
@@ -28,9 +29,11 @@ struct WorkerOptions {
   bool prompt_writers_only = false;
   std::string kernels = "cpu";
   std::string dtype = "auto";         // auto, f32, bf16
+  std::string kv = "exact";           // exact, int8: K/V are rounded where they are written
   std::string cache_dir;              // for digests of weights; empty: none
   int threads = 0;                    // 0: one for every processor
   int64_t kv_mib = 0;                 // memory for K/V blocks; 0: 512, or what blocks says
+  bool shared_memory = true;          // let workers on this host read blocks where they lie
   EngineOptions engine{.blocks = 0};  // 0 blocks: as many as kv_mib holds
 };
 
@@ -65,6 +68,10 @@ class Worker {
   std::shared_ptr<EngineHost> host() { return host_; }
   const Transformer& base() const { return *loader_->base().transformer; }
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
+  // Of K/V blocks here; without a writer.
+  const v1::KvFormat& format() const { return format_; }
+  // The name of the shared memory that the blocks lie in; empty: others cannot map it.
+  const std::string& region() const { return region_name_; }
 
   std::vector<v1::ServedModel> ServedModels() const;
   // Fills in load, blocks and progress.
@@ -74,6 +81,7 @@ class Worker {
 
  private:
   absl::Status LoadTokenizer();
+  absl::Status MakeRegion();
   absl::Status Serve(std::shared_ptr<const Model> model);
   int EndRetired(const std::string& name, const Drain& drain);
 
@@ -81,6 +89,10 @@ class Worker {
   std::unique_ptr<kernels::ThreadPool> pool_;
   std::optional<ModelLoader> loader_;
   std::unique_ptr<const Tokenizer> tokenizer_;  // null: the base folder has none
+  v1::KvFormat format_;
+  std::unique_ptr<SharedRegion> region_;  // the engine's blocks
+  std::unique_ptr<RegionServer> region_server_;
+  std::string region_name_;
   std::shared_ptr<EngineHost> host_;
   std::atomic<bool> ready_ = false;
   std::atomic<double> load_progress_ = 0;

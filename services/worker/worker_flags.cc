@@ -75,6 +75,11 @@ void AddWorkerFlags(CLI::App& app, WorkerOptions& options, bool model_required) 
       ->capture_default_str();
   app.add_option("--dtype", options.dtype, "weights and K/V: auto, f32 or bf16")
       ->capture_default_str();
+  app.add_option(
+         "--kv", options.kv,
+         "keys and values: exact, or int8: rounded to 8 bits where they are written, so "
+         "that they travel and are stored in half the bytes or less; the same on all workers")
+      ->capture_default_str();
   options.cache_dir = DefaultCacheDir();
   app.add_option("--cache-dir", options.cache_dir,
                  "digests of weights are kept here; empty: computed at every start")
@@ -87,6 +92,8 @@ void AddWorkerFlags(CLI::App& app, WorkerOptions& options, bool model_required) 
   app.add_option("--kv-mib", options.kv_mib, "memory for K/V blocks; 0: 512 MiB")
       ->check(CLI::Range(0, 1 << 30))
       ->excludes(blocks);
+  app.add_flag("--shared-memory,!--no-shared-memory", options.shared_memory,
+               "let workers on this host read blocks where they lie");
   app.add_option("--step-tokens", options.engine.step_tokens_max, "rows of one batch")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 16));

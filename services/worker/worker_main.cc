@@ -13,6 +13,7 @@
 #include "rpc/server.h"
 #include "rpc/status.h"
 #include "services/common/log.h"
+#include "services/common/metrics.h"
 #include "services/worker/reporter.h"
 #include "services/worker/worker_flags.h"
 
@@ -28,20 +29,26 @@ const char* NameOf(v1::Role role) { return role == v1::ROLE_PREFILL ? "prefill" 
 class WorkerControlService
     : public v1::WorkerControl::WithCallbackMethod_Status<v1::WorkerControl::Service> {
  public:
-  WorkerControlService(Worker& worker, std::string worker_id, const std::atomic<bool>& draining,
-                       std::function<void()> on_change)
+  WorkerControlService(Worker& worker, const WorkerBlocks& blocks, std::string worker_id,
+                       const std::atomic<bool>& draining, std::function<void()> on_change)
       : worker_(worker),
+        blocks_(blocks),
         worker_id_(std::move(worker_id)),
         draining_(draining),
         on_change_(std::move(on_change)) {}
 
+  void Describe(v1::WorkerStatusResponse& response) const {
+    response.set_worker_id(worker_id_);
+    response.set_state(draining_ ? "draining" : worker_.ready() ? "serving" : "loading");
+    response.set_load_progress(worker_.load_progress());
+    worker_.Describe(response);
+    blocks_.Describe(response);
+  }
+
   grpc::ServerUnaryReactor* Status(grpc::CallbackServerContext* context,
                                    const v1::WorkerStatusRequest*,
                                    v1::WorkerStatusResponse* response) override {
-    response->set_worker_id(worker_id_);
-    response->set_state(draining_ ? "draining" : worker_.ready() ? "serving" : "loading");
-    response->set_load_progress(worker_.load_progress());
-    worker_.Describe(*response);
+    Describe(*response);
     auto* reactor = context->DefaultReactor();
     reactor->Finish(grpc::Status::OK);
     return reactor;
@@ -80,6 +87,7 @@ class WorkerControlService
   }
 
   Worker& worker_;
+  const WorkerBlocks& blocks_;
   const std::string worker_id_;
   const std::atomic<bool>& draining_;
   const std::function<void()> on_change_;
@@ -94,8 +102,8 @@ std::string DefaultId(v1::Role role) {
 
 }  // namespace
 
-WorkerProcessOptions ParseWorkerFlags(int argc, char** argv, const std::string& description,
-                                      const std::function<void(CLI::App&)>& add_flags) {
+WorkerProcessOptions ParseWorkerFlags(int argc, char** argv, v1::Role role,
+                                      const std::string& description) {
   WorkerProcessOptions options;
   CLI::App app(description);
   AddProcessFlags(app, options.process);
@@ -103,29 +111,38 @@ WorkerProcessOptions ParseWorkerFlags(int argc, char** argv, const std::string& 
   app.add_option("--worker-id", options.worker_id,
                  "name in the cluster; default: role, host and pid");
   AddWorkerFlags(app, options.worker);
-  if (add_flags) add_flags(app);
+  AddBlockFlags(app, options.blocks);
   if (const auto exit_code = ParseCommandLine(app, argc, argv, options.process)) {
     std::exit(*exit_code);
   }
+  if (options.worker_id.empty()) options.worker_id = DefaultId(role);
   return options;
 }
 
 int RunWorkerProcess(const WorkerProcessOptions& options, v1::Role role, Worker& worker,
-                     const std::vector<grpc::Service*>& role_services) {
-  const std::string id = options.worker_id.empty() ? DefaultId(role) : options.worker_id;
+                     WorkerBlocks& blocks, grpc::Service& service) {
+  const std::string& id = options.worker_id;
   std::atomic<bool> draining = false;
   std::optional<Reporter> reporter;
-  WorkerControlService control(worker, id, draining, [&] {
+  WorkerControlService control(worker, blocks, id, draining, [&] {
     if (reporter) reporter->ReportNow();
   });
-  std::vector<grpc::Service*> services = role_services;
-  services.push_back(&control);
-  auto server = RpcServer::Start(options.process.listen, services);
+  auto server = RpcServer::Start(options.process.listen, {&service, &control, blocks.service()});
   if (!server.ok()) return ExitCodeOf(server.status());
   const std::string address = (*server)->address();
   LogInfo(id, " listens on ", address, ", loading ", options.worker.catalog.base);
-  if (absl::Status status = WriteAddressFile(options.process.address_file, {"grpc=" + address});
-      !status.ok()) {
+  std::vector<std::string> lines = {"grpc=" + address};
+  const auto metrics = StartMetrics(
+      options.process.metrics,
+      [&control, collect_blocks = CollectBlocks(address)](MetricSet& set) {
+        v1::WorkerStatusResponse status;
+        control.Describe(status);
+        AddWorkerStatus(status, set);
+        collect_blocks(set);
+      },
+      lines);
+  if (!metrics.ok()) return ExitCodeOf(metrics.status());
+  if (absl::Status status = WriteAddressFile(options.process.address_file, lines); !status.ok()) {
     return ExitCodeOf(status);
   }
 
@@ -155,6 +172,7 @@ int RunWorkerProcess(const WorkerProcessOptions& options, v1::Role role, Worker&
             worker.base().digest().Short(), " with ", std::string(worker.base().kernels().name),
             " kernels and ", worker.host()->stats().blocks_total, " blocks, loaded in ",
             absl::FormatDuration(absl::Trunc(absl::Now() - begin, absl::Milliseconds(1))));
+    blocks.Start();
     (*server)->SetServing(true);
     if (reporter) reporter->ReportNow();
   });
@@ -163,6 +181,7 @@ int RunWorkerProcess(const WorkerProcessOptions& options, v1::Role role, Worker&
   loader.join();
   if (reporter) reporter->ReportNow();
   LogInfo("draining");
+  blocks.Close();
   (*server)->Drain(absl::Now() + absl::Seconds(options.process.drain_seconds));
   reporter.reset();
   return ExitCodeOf(loaded);

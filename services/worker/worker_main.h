@@ -1,8 +1,6 @@
 // The life of a worker process: listen, join the cluster, load the weights, serve, drain.
 #pragma once
 
-#include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,23 +9,25 @@
 #include "chorale/v1/control.pb.h"
 #include "services/common/process.h"
 #include "services/worker/worker.h"
+#include "services/worker/worker_blocks.h"
 
 namespace chorale {
 
 struct WorkerProcessOptions {
   ProcessOptions process;
   WorkerOptions worker;
+  WorkerBlocksOptions blocks;
   std::string orchestrator;  // address; empty: stand alone
-  std::string worker_id;     // empty: role and process id
+  std::string worker_id;
 };
 
-// Parses the flags of a worker process; `add_flags` may add the role's own. Exits the process on
-// --help and on bad flags.
-WorkerProcessOptions ParseWorkerFlags(int argc, char** argv, const std::string& description,
-                                      const std::function<void(CLI::App&)>& add_flags = nullptr);
+// Parses the flags of a worker process. Exits the process on --help and on bad flags.
+WorkerProcessOptions ParseWorkerFlags(int argc, char** argv, v1::Role role,
+                                      const std::string& description);
 
-// Runs until SIGTERM; `services` are the role's gRPC services over `worker`. Returns the exit code.
+// Runs until SIGTERM; `service` is the role's gRPC service over `worker`, whose blocks are `blocks`.
+// Returns the exit code.
 int RunWorkerProcess(const WorkerProcessOptions& options, v1::Role role, Worker& worker,
-                     const std::vector<grpc::Service*>& services);
+                     WorkerBlocks& blocks, grpc::Service& service);
 
 }  // namespace chorale

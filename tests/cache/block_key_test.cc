@@ -21,7 +21,7 @@ std::vector<TokenId> Tokens(int count) {
 
 TEST(BlockKey, DependsOnHistoryTokensWriterAndTenant) {
   const std::vector<TokenId> tokens = Tokens(16);
-  const BlockKey parent = MakeBlockKey({}, tokens, WriterOf(1), "");
+  const BlockKey parent = MakeBlockKey({}, tokens, WriterOf(1), {});
   std::vector<TokenId> other = tokens;
   other[15] = 99;
   const std::set<BlockKey> keys = {
@@ -34,21 +34,21 @@ TEST(BlockKey, DependsOnHistoryTokensWriterAndTenant) {
 
 TEST(BlockKey, NamesThePartOfALastBlockByTheTokensItHolds) {
   const std::vector<TokenId> tokens = Tokens(40);
-  const auto keys = MakeBlockKeys(tokens, WriterOf(1), "");
+  const auto keys = MakeBlockKeys(tokens, WriterOf(1), {});
   ASSERT_EQ(keys.size(), 3u);
   const std::span<const TokenId> all = tokens;
   EXPECT_EQ(keys[2], MakeBlockKey(keys[1], all.subspan(32), WriterOf(1), ""));
   EXPECT_NE(keys[2], MakeBlockKey(keys[1], all.subspan(32, 7), WriterOf(1), ""));
-  const auto longer = MakeBlockKeys(Tokens(48), WriterOf(1), "");
+  const auto longer = MakeBlockKeys(Tokens(48), WriterOf(1), {});
   EXPECT_EQ(longer[0], keys[0]);
   EXPECT_EQ(longer[1], keys[1]);
   EXPECT_NE(longer[2], keys[2]);
 }
 
-TEST(BlockKey, NoTokensHaveNoKeys) { EXPECT_TRUE(MakeBlockKeys({}, WriterOf(1), "").empty()); }
+TEST(BlockKey, NoTokensHaveNoKeys) { EXPECT_TRUE(MakeBlockKeys({}, WriterOf(1), {}).empty()); }
 
 TEST(BlockKey, ComesBackFromItsBytes) {
-  const BlockKey key = MakeBlockKey({}, Tokens(3), WriterOf(1), "");
+  const BlockKey key = MakeBlockKey({}, Tokens(3), WriterOf(1), {});
   EXPECT_EQ(*BlockKey::FromBytes(key.AsBytes()), key);
   EXPECT_EQ(BlockKey::FromBytes("short").status().code(), absl::StatusCode::kInvalidArgument);
 }

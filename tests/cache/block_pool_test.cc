@@ -1,8 +1,10 @@
 #include "cache/block_pool.h"
 
+#include <algorithm>
 #include <map>
 #include <random>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -12,6 +14,14 @@ namespace {
 
 BlockKey KeyOf(int n) {
   return MakeBlockKey({}, std::vector<TokenId>{n}, DigestBuilder().AddInt(1).Finish(), "");
+}
+
+// Publishes blocks as a chain under KeyOf(first), KeyOf(first + 1), ...
+void PublishChain(BlockPool& pool, const std::vector<BlockId>& blocks, int first) {
+  for (int i = 0; i < static_cast<int>(blocks.size()); ++i) {
+    pool.Publish(blocks[i], KeyOf(first + i), i == 0 ? BlockKey{} : KeyOf(first + i - 1), i,
+                 static_cast<uint64_t>(100 + first + i));
+  }
 }
 
 TEST(BlockPool, RefusesWholeRequestWhenShort) {
@@ -25,7 +35,7 @@ TEST(BlockPool, RefusesWholeRequestWhenShort) {
 TEST(BlockPool, APublishedBlockIsFoundAgainAfterItsRelease) {
   BlockPool pool(2);
   const BlockId block = pool.Allocate(1)->front();
-  pool.Publish(block, KeyOf(1), {});
+  pool.Publish(block, KeyOf(1), {}, 0, 0);
   pool.Release(block);
   EXPECT_EQ(pool.blocks_cached(), 1);
   const std::vector<BlockKey> keys = {KeyOf(1), KeyOf(2)};
@@ -43,7 +53,7 @@ TEST(BlockPool, AnUnpublishedBlockIsForgotten) {
 TEST(BlockPool, EvictsAChainFromItsLeaf) {
   BlockPool pool(3);
   const auto blocks = *pool.Allocate(3);
-  for (int i = 0; i < 3; ++i) pool.Publish(blocks[i], KeyOf(i), i == 0 ? BlockKey{} : KeyOf(i - 1));
+  PublishChain(pool, blocks, 0);
   for (BlockId block : blocks) pool.Release(block);  // the root is used least recently
   const std::vector<BlockKey> keys = {KeyOf(0), KeyOf(1), KeyOf(2)};
   for (int left : {2, 1, 0}) {
@@ -55,54 +65,164 @@ TEST(BlockPool, EvictsAChainFromItsLeaf) {
 TEST(BlockPool, TheFirstBlockUnderAKeyStays) {
   BlockPool pool(2);
   const auto blocks = *pool.Allocate(2);
-  pool.Publish(blocks[0], KeyOf(1), {});
-  pool.Publish(blocks[1], KeyOf(1), {});
+  pool.Publish(blocks[0], KeyOf(1), {}, 0, 0);
+  pool.Publish(blocks[1], KeyOf(1), {}, 0, 0);
   pool.Release(blocks[1]);
   EXPECT_EQ(pool.blocks_free(), 1);
   const std::vector<BlockKey> keys = {KeyOf(1)};
   EXPECT_EQ(pool.AcquirePrefix(keys), std::vector<BlockId>{blocks[0]});
 }
 
-// The same as a BlockPool, written for plainness: everything is a scan.
+TEST(BlockPool, OfTwoChainsTheOneThatIsCheaperToComputeAgainGoesFirst) {
+  constexpr int kLong = 1000;
+  BlockPool pool(kLong + 1);
+  const auto chain = *pool.Allocate(kLong);
+  PublishChain(pool, chain, 1);
+  for (BlockId block : chain) pool.Release(block);
+  const auto single = *pool.Allocate(1);
+  PublishChain(pool, single, 0);
+  pool.Release(single[0]);  // used last, yet it costs a third of the chain's last block
+  ASSERT_TRUE(pool.Allocate(1).ok());
+  EXPECT_FALSE(pool.published(single[0]));
+  EXPECT_TRUE(pool.published(chain.back()));
+}
+
+TEST(BlockPool, WhatIsFoundOftenOutlivesWhatIsNot) {
+  BlockPool pool(2);
+  const auto blocks = *pool.Allocate(2);
+  pool.Publish(blocks[0], KeyOf(0), {}, 0, 0);
+  pool.Publish(blocks[1], KeyOf(1), {}, 0, 0);
+  pool.Release(blocks[0]);
+  const std::vector<BlockKey> keys = {KeyOf(0)};
+  for (BlockId block : pool.AcquirePrefix(keys)) pool.Release(block);
+  pool.Release(blocks[1]);  // later, but nobody came for it
+  ASSERT_TRUE(pool.Allocate(1).ok());
+  EXPECT_TRUE(pool.published(blocks[0]));
+}
+
+TEST(BlockPool, RemembersKeyAndChecksumOfAPublishedBlock) {
+  BlockPool pool(3);
+  const auto blocks = *pool.Allocate(3);
+  PublishChain(pool, {blocks[0], blocks[1]}, 0);
+  EXPECT_EQ(pool.key(blocks[1]), KeyOf(1));
+  EXPECT_EQ(pool.checksum(blocks[1]), 101u);
+  EXPECT_FALSE(pool.published(blocks[2]));
+  pool.Release(blocks[1]);
+  std::map<BlockId, PublishedBlock> listed;
+  pool.ForEachPublished([&](const PublishedBlock& block) { listed[block.block] = block; });
+  ASSERT_EQ(listed.size(), 2u);
+  EXPECT_EQ(listed[blocks[0]].refs, 1);
+  EXPECT_EQ(listed[blocks[1]].refs, 0);
+  EXPECT_EQ(listed[blocks[1]].index, 1);
+  EXPECT_EQ(listed[blocks[1]].key, KeyOf(1));
+}
+
+TEST(BlockPool, ABadBlockIsNotFoundAgainAndItsChildrenNotReached) {
+  BlockPool pool(3);
+  const auto blocks = *pool.Allocate(3);
+  PublishChain(pool, blocks, 0);
+  pool.Release(blocks[1]);
+  pool.Release(blocks[2]);
+  const std::vector<BlockKey> keys = {KeyOf(0), KeyOf(1), KeyOf(2)};
+  pool.Unpublish(blocks[1]);  // cached: free at once
+  EXPECT_EQ(pool.blocks_free(), 1);
+  EXPECT_EQ(pool.MatchPrefix(keys), 1);
+  pool.Unpublish(blocks[0]);  // held: free when it is let go
+  EXPECT_EQ(pool.MatchPrefix(keys), 0);
+  EXPECT_EQ(pool.blocks_held(), 1);
+  pool.Release(blocks[0]);
+  EXPECT_EQ(pool.blocks_free(), 2);
+  EXPECT_EQ(pool.blocks_cached(), 1);
+  EXPECT_TRUE(pool.Allocate(3).ok());
+}
+
+TEST(BlockPool, EvictsACachedBlockByNameAndNoOther) {
+  BlockPool pool(3);
+  const auto blocks = *pool.Allocate(2);
+  PublishChain(pool, blocks, 0);
+  pool.Release(blocks[0]);
+  EXPECT_TRUE(pool.Evict(blocks[0]));
+  EXPECT_FALSE(pool.Evict(blocks[0]));
+  EXPECT_FALSE(pool.Evict(blocks[1]));  // held
+  EXPECT_EQ(pool.blocks_free(), 2);
+}
+
+TEST(BlockPool, RecordsEventsOnlyWhenAskedTo) {
+  BlockPool pool(2);
+  const auto blocks = *pool.Allocate(2);
+  PublishChain(pool, blocks, 0);
+  EXPECT_TRUE(pool.TakeEvents().empty());
+  pool.Unpublish(blocks[1]);
+  pool.RecordEvents(true);  // begins with what is there
+  pool.Unpublish(blocks[0]);
+  const std::vector<BlockEvent> events = pool.TakeEvents();
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_EQ(events[0].key, KeyOf(0));
+  EXPECT_FALSE(events[0].removed);
+  EXPECT_EQ(events[1].key, KeyOf(0));
+  EXPECT_TRUE(events[1].removed);
+  EXPECT_TRUE(pool.TakeEvents().empty());
+  pool.RecordEvents(false);
+  pool.Publish(blocks[0], KeyOf(5), {}, 0, 0);
+  EXPECT_TRUE(pool.TakeEvents().empty());
+}
+
+// The same as a BlockPool, written for plainness: everything is a scan. Which of the free blocks
+// are handed out is the real pool's choice; which cached ones go is not.
 class NaivePool {
  public:
   explicit NaivePool(int total) : blocks_(total) {}
 
-  int available() const {
-    int count = 0;
-    for (const Block& block : blocks_) count += block.refs == 0;
-    return count;
+  int free() const {
+    return Count([](const Block& b) { return b.refs == 0 && !b.published; });
   }
-  int held() const { return static_cast<int>(blocks_.size()) - available(); }
   int cached() const {
-    int count = 0;
-    for (const Block& block : blocks_) count += block.refs == 0 && block.published;
-    return count;
+    return Count([](const Block& b) { return b.refs == 0 && b.published; });
   }
-  // Takes the block that the real pool chose; it must be one that may be taken.
-  void Take(BlockId id) {
-    Block& block = blocks_[id];
-    ASSERT_EQ(block.refs, 0);
-    if (block.published) {
-      for (const Block& other : blocks_) {
-        ASSERT_TRUE(other.refs > 0 || other.published) << "evicted while a block was free";
+  int available() const { return free() + cached(); }
+  // Evicts until `count` blocks are free.
+  void MakeRoom(int count) {
+    while (free() < count) {
+      Block* victim = nullptr;
+      for (Block& block : blocks_) {
+        if (block.refs > 0 || !block.published || HasCachedChild(block)) continue;
+        if (victim == nullptr || std::pair(block.priority, block.last_use) <
+                                     std::pair(victim->priority, victim->last_use)) {
+          victim = &block;
+        }
       }
-      for (const Block& other : blocks_) {
-        const bool cached = other.refs == 0 && other.published;
-        ASSERT_FALSE(cached && other.parent == block.key) << "evicted a block with a cached child";
-      }
+      clock_ = std::max(clock_, victim->priority);
+      *victim = {};
     }
-    block = {.refs = 1};
   }
-  void Acquire(BlockId id) { ++blocks_[id].refs; }
+  void Take(BlockId id) {
+    ASSERT_TRUE(blocks_[id].refs == 0 && !blocks_[id].published) << "block " << id;
+    blocks_[id].refs = 1;
+  }
+  void Acquire(BlockId id) {
+    Block& block = blocks_[id];
+    ++block.refs;
+    if (!block.published) return;
+    block.uses = std::min(block.uses + 1, EvictionOrder::kUsesMax);
+    Use(block);
+  }
   void Release(BlockId id) {
-    if (--blocks_[id].refs == 0 && !blocks_[id].published) blocks_[id] = {};
+    Block& block = blocks_[id];
+    if (--block.refs > 0) return;
+    block.published ? Use(block) : void(block = {});
   }
-  void Publish(BlockId id, const BlockKey& key, const BlockKey& parent) {
+  void Publish(BlockId id, const BlockKey& key, const BlockKey& parent, int index) {
     if (blocks_[id].published || Find(key) >= 0) return;
-    blocks_[id].published = true;
-    blocks_[id].key = key;
-    blocks_[id].parent = parent;
+    Block& block = blocks_[id];
+    block = {.refs = block.refs, .published = true, .key = key, .parent = parent};
+    block.cost = static_cast<float>(RecomputeCost(index));
+    Use(block);
+  }
+  void Unpublish(BlockId id) { blocks_[id] = {.refs = blocks_[id].refs}; }
+  bool Evict(BlockId id) {
+    if (blocks_[id].refs > 0 || !blocks_[id].published) return false;
+    Unpublish(id);
+    return true;
   }
   std::vector<BlockId> Prefix(const std::vector<BlockKey>& keys) const {
     std::vector<BlockId> found;
@@ -113,6 +233,13 @@ class NaivePool {
     }
     return found;
   }
+  std::set<BlockKey> PublishedKeys() const {
+    std::set<BlockKey> keys;
+    for (const Block& block : blocks_) {
+      if (block.published) keys.insert(block.key);
+    }
+    return keys;
+  }
 
  private:
   struct Block {
@@ -120,7 +247,24 @@ class NaivePool {
     bool published = false;
     BlockKey key;
     BlockKey parent;
+    double cost = 0;
+    uint32_t uses = 0;
+    double priority = 0;
+    int last_use = 0;
   };
+  template <typename Predicate>
+  int Count(Predicate predicate) const {
+    return static_cast<int>(std::count_if(blocks_.begin(), blocks_.end(), predicate));
+  }
+  bool HasCachedChild(const Block& block) const {
+    return Count([&](const Block& other) {
+             return other.refs == 0 && other.published && other.parent == block.key;
+           }) > 0;
+  }
+  void Use(Block& block) {
+    block.priority = clock_ + block.cost * (1 + block.uses);
+    block.last_use = ++operations_;
+  }
   int Find(const BlockKey& key) const {
     for (size_t i = 0; i < blocks_.size(); ++i) {
       if (blocks_[i].published && blocks_[i].key == key) return static_cast<int>(i);
@@ -128,68 +272,122 @@ class NaivePool {
     return -1;
   }
   std::vector<Block> blocks_;
+  double clock_ = 0;
+  int operations_ = 0;
 };
 
-// Sequences that share beginnings come, publish their blocks in order, and go.
+// Sequences that share beginnings come, publish their blocks in order, and go; blocks turn out bad
+// and are evicted by hand. One object does it to both pools and compares them.
+class TwoPools {
+ public:
+  TwoPools(int total, unsigned seed) : random_(seed), pool_(total), naive_(total) {
+    pool_.RecordEvents(true);
+  }
+
+  void Step() {
+    const int what = Draw(8);
+    if (what < 2) {
+      Come();
+    } else if (what < 5 && !live_.empty()) {
+      PublishNext(live_[Draw(static_cast<int>(live_.size()))]);
+    } else if (what < 7 && !live_.empty()) {
+      std::swap(live_[Draw(static_cast<int>(live_.size()))], live_.back());
+      for (BlockId block : live_.back().blocks) pool_.Release(block), naive_.Release(block);
+      live_.pop_back();
+    } else if (Draw(3) == 0) {
+      SpoilOrEvict(Draw(pool_.blocks_total()));
+    }
+    Compare();
+  }
+  void ReleaseAll() {
+    for (const Sequence& s : live_) {
+      for (BlockId block : s.blocks) pool_.Release(block);
+    }
+    EXPECT_EQ(pool_.blocks_available(), pool_.blocks_total());
+    EXPECT_TRUE(pool_.Allocate(pool_.blocks_total()).ok());
+    for (const BlockEvent& event : pool_.TakeEvents()) Follow(event);
+    EXPECT_TRUE(findable_.empty());
+  }
+
+ private:
+  struct Sequence {
+    std::vector<BlockKey> keys;
+    std::vector<BlockId> blocks;
+    size_t published = 0;
+  };
+  int Draw(int n) { return static_cast<int>(random_() % n); }
+
+  void Come() {
+    Sequence s;
+    BlockKey parent{};
+    for (int i = 0, n = 1 + Draw(8); i < n; ++i) {
+      const std::vector<TokenId> tokens = {i < 3 ? 0 : Draw(3)};
+      s.keys.push_back(parent = MakeBlockKey(parent, tokens, Digest{}, ""));
+    }
+    ASSERT_EQ(pool_.MatchPrefix(s.keys), static_cast<int>(naive_.Prefix(s.keys).size()));
+    s.blocks = pool_.AcquirePrefix(s.keys);
+    ASSERT_EQ(s.blocks, naive_.Prefix(s.keys));
+    for (BlockId block : s.blocks) naive_.Acquire(block);
+    s.published = s.blocks.size();
+    const int more = static_cast<int>(s.keys.size() - s.blocks.size());
+    const auto fresh = pool_.Allocate(more);
+    ASSERT_EQ(fresh.ok(), more <= naive_.available());
+    if (fresh.ok()) {
+      naive_.MakeRoom(more);
+      for (BlockId block : *fresh) ASSERT_NO_FATAL_FAILURE(naive_.Take(block));
+      s.blocks.insert(s.blocks.end(), fresh->begin(), fresh->end());
+      live_.push_back(std::move(s));
+    } else {
+      for (BlockId block : s.blocks) pool_.Release(block), naive_.Release(block);
+    }
+  }
+  void PublishNext(Sequence& s) {
+    if (s.published == s.blocks.size()) return;
+    const size_t i = s.published++;
+    const BlockKey parent = i == 0 ? BlockKey{} : s.keys[i - 1];
+    pool_.Publish(s.blocks[i], s.keys[i], parent, static_cast<int>(i), i);
+    naive_.Publish(s.blocks[i], s.keys[i], parent, static_cast<int>(i));
+  }
+  void SpoilOrEvict(BlockId block) {
+    if (Draw(2) == 0) {
+      ASSERT_EQ(pool_.Evict(block), naive_.Evict(block));
+    } else {
+      pool_.Unpublish(block);
+      naive_.Unpublish(block);
+    }
+  }
+  void Follow(const BlockEvent& event) {
+    if (event.removed) {
+      ASSERT_EQ(findable_.erase(event.key), 1u);
+    } else {
+      ASSERT_TRUE(findable_.insert(event.key).second);
+    }
+  }
+  void Compare() {
+    ASSERT_EQ(pool_.blocks_free(), naive_.free());
+    ASSERT_EQ(pool_.blocks_cached(), naive_.cached());
+    ASSERT_EQ(pool_.blocks_free() + pool_.blocks_cached() + pool_.blocks_held(),
+              pool_.blocks_total());
+    for (const BlockEvent& event : pool_.TakeEvents()) Follow(event);
+    ASSERT_EQ(findable_, naive_.PublishedKeys());
+  }
+
+  std::mt19937 random_;
+  BlockPool pool_;
+  NaivePool naive_;
+  std::vector<Sequence> live_;
+  std::set<BlockKey> findable_;  // as the events say
+};
+
 TEST(BlockPool, AgreesWithANaivePoolOverRandomOperations) {
   const unsigned seed = std::random_device{}();
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   std::mt19937 random(seed);
-  const auto draw = [&](int n) { return static_cast<int>(random() % n); };
-  for (int round = 0; round < 20; ++round) {
-    const int total = 1 + draw(24);
-    BlockPool pool(total);
-    NaivePool naive(total);
-    struct Sequence {
-      std::vector<BlockKey> keys;
-      std::vector<BlockId> blocks;
-      size_t published = 0;
-    };
-    std::vector<Sequence> live;
-    for (int step = 0; step < 600; ++step) {
-      const int what = draw(4);
-      if (what == 0) {  // a sequence comes
-        Sequence s;
-        BlockKey parent{};
-        for (int i = 0, n = 1 + draw(8); i < n; ++i) {
-          const std::vector<TokenId> tokens = {i < 3 ? 0 : draw(3)};
-          s.keys.push_back(parent = MakeBlockKey(parent, tokens, Digest{}, ""));
-        }
-        ASSERT_EQ(pool.MatchPrefix(s.keys), static_cast<int>(naive.Prefix(s.keys).size()));
-        s.blocks = pool.AcquirePrefix(s.keys);
-        ASSERT_EQ(s.blocks, naive.Prefix(s.keys));
-        for (BlockId block : s.blocks) naive.Acquire(block);
-        s.published = s.blocks.size();
-        const int more = static_cast<int>(s.keys.size() - s.blocks.size());
-        const auto fresh = pool.Allocate(more);
-        ASSERT_EQ(fresh.ok(), more <= naive.available());
-        if (fresh.ok()) {
-          for (BlockId block : *fresh) ASSERT_NO_FATAL_FAILURE(naive.Take(block));
-          s.blocks.insert(s.blocks.end(), fresh->begin(), fresh->end());
-          live.push_back(std::move(s));
-        } else {
-          for (BlockId block : s.blocks) pool.Release(block), naive.Release(block);
-        }
-      } else if (what < 3 && !live.empty()) {  // one publishes its next block
-        Sequence& s = live[draw(static_cast<int>(live.size()))];
-        if (s.published == s.blocks.size()) continue;
-        const size_t i = s.published++;
-        const BlockKey parent = i == 0 ? BlockKey{} : s.keys[i - 1];
-        pool.Publish(s.blocks[i], s.keys[i], parent);
-        naive.Publish(s.blocks[i], s.keys[i], parent);
-      } else if (!live.empty()) {  // one goes
-        std::swap(live[draw(static_cast<int>(live.size()))], live.back());
-        for (BlockId block : live.back().blocks) pool.Release(block), naive.Release(block);
-        live.pop_back();
-      }
-      ASSERT_EQ(pool.blocks_held(), naive.held());
-      ASSERT_EQ(pool.blocks_cached(), naive.cached());
-      ASSERT_EQ(pool.blocks_free() + pool.blocks_cached() + pool.blocks_held(), total);
-    }
-    for (const Sequence& s : live) {
-      for (BlockId block : s.blocks) pool.Release(block);
-    }
-    EXPECT_EQ(pool.blocks_available(), total);
+  for (int round = 0; round < 50; ++round) {
+    TwoPools pools(static_cast<int>(1 + random() % 24), random());
+    for (int step = 0; step < 600 && !testing::Test::HasFatalFailure(); ++step) pools.Step();
+    if (testing::Test::HasFatalFailure()) return;
+    pools.ReleaseAll();
   }
 }
 

@@ -1,6 +1,8 @@
 #include "cli/client.h"
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <grpcpp/server.h>
@@ -35,10 +37,15 @@ class FakeRouter : public v1::Inference::Service {
 
   std::vector<int64_t> sequence_numbers;
   bool waits_for_cancellation = false;
+  std::vector<std::string> authorization;  // of the calls so far; "-": without
 
  private:
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest*,
                         grpc::ServerWriter<v1::GenerateChunk>* writer) override {
+    const auto& metadata = context->client_metadata();
+    const auto found = metadata.find("authorization");
+    authorization.push_back(
+        found == metadata.end() ? "-" : std::string(found->second.data(), found->second.size()));
     for (const int64_t number : sequence_numbers) {
       v1::GenerateChunk chunk;
       chunk.set_sequence_number(number);
@@ -84,6 +91,19 @@ TEST(RouterClientTest, CancelsTheCallUnderWay) {
   const absl::Status status =
       client.Generate({}, kTimeout, [&](const v1::GenerateChunk&) { client.Cancel(); });
   EXPECT_TRUE(absl::IsCancelled(status)) << status;
+}
+
+TEST(RouterClientTest, SendsItsApiKeyAndRefusesOneThatNoRouterTakes) {
+  FakeRouter server;
+  const auto ignore = [](const v1::GenerateChunk&) {};
+  EXPECT_TRUE(RouterClient(server.address()).Generate({}, kTimeout, ignore).ok());
+  EXPECT_TRUE(RouterClient(server.address(), "sk-1").Generate({}, kTimeout, ignore).ok());
+  for (const char* key : {"two words", "line\n", "\xff"}) {
+    const absl::Status status = RouterClient(server.address(), key).Generate({}, kTimeout, ignore);
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("printable"));
+  }
+  EXPECT_EQ(server.authorization, (std::vector<std::string>{"-", "Bearer sk-1"}));
 }
 
 TEST(RouterClientTest, SaysWhatToDoWhenNoRouterAnswers) {

@@ -20,6 +20,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 // Finds its --address-file and --listen, says where it listens, and stays.
@@ -42,8 +43,8 @@ std::string Message(const absl::Status& status) { return std::string(status.mess
 class LaunchTest : public ::testing::Test {
  protected:
   LaunchTest() {
-    for (const char* program :
-         {"chorale-orchestrator", "chorale-prefill", "chorale-decode", "chorale-router"}) {
+    for (const char* program : {"chorale-orchestrator", "chorale-prefill", "chorale-decode",
+                                "chorale-router", "chorale-kvstore"}) {
       folder_.WriteProgram(absl::StrCat("bin/", program), kFakeServer);
     }
     folder_.Write("model/config.json", "{}");
@@ -82,6 +83,43 @@ TEST_F(LaunchTest, StartsEveryProcessAndRecordsWhereItListens) {
                          HasSubstr("--orchestrator unix:"), HasSubstr("--model base=/")));
   StopProcesses(launch.cluster(), absl::Seconds(60));
   EXPECT_THAT(Running(launch.cluster()), IsEmpty());
+}
+
+TEST_F(LaunchTest, StartsStoresAndTellsTheWorkersWhereTheyListen) {
+  options_.stores = 2;
+  options_.store_dram_mib = 64;
+  options_.store_disk_mib = 128;
+  options_.redis = "redis://127.0.0.1:6379";
+  options_.metrics = true;
+  Launch launch(options_);
+  const absl::Status status = Start(launch);
+  ASSERT_TRUE(status.ok()) << status;
+  const ClusterRecord& cluster = launch.cluster();
+  ASSERT_EQ(cluster.processes.size(), 7u);
+  const auto command = [&](const std::string& name) {
+    return LastLines(cluster.Find(name)->log, 1);
+  };
+  EXPECT_THAT(
+      command("store-1"),
+      AllOf(HasSubstr("--dram-mib 64"), HasSubstr("--disk-mib 128"),
+            HasSubstr(absl::StrCat("--dir ", options_.run_dir, "/stores/store-1")),
+            HasSubstr("--redis redis://127.0.0.1:6379"), HasSubstr("--metrics 127.0.0.1:0")));
+  for (const char* worker : {"prefill-0", "decode-1"}) {
+    EXPECT_THAT(command(worker), AllOf(HasSubstr("--store " + cluster.Find("store-0")->address +
+                                                 " --store " + cluster.Find("store-1")->address),
+                                       Not(HasSubstr("redis"))));
+  }
+  EXPECT_THAT(command("router"), HasSubstr("--redis redis://127.0.0.1:6379"));
+  StopProcesses(cluster, absl::Seconds(60));
+  RemoveTraces(options_.run_dir, cluster);
+  EXPECT_TRUE(std::filesystem::exists(options_.run_dir + "/stores/store-1"));
+}
+
+TEST_F(LaunchTest, NeedsTheStoresProgramOnlyForStores) {
+  std::filesystem::remove(folder_ / "bin/chorale-kvstore");
+  EXPECT_TRUE(CheckLaunch(options_).ok()) << CheckLaunch(options_);
+  options_.stores = 1;
+  EXPECT_THAT(Message(CheckLaunch(options_)), HasSubstr("chorale-kvstore is missing"));
 }
 
 TEST_F(LaunchTest, ShowsTheLogOfAProcessThatEndedWhileStarting) {

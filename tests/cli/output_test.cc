@@ -20,5 +20,13 @@ TEST(OutputTest, ShowsDurationsInTheUnitThatFits) {
   EXPECT_EQ(Readable(absl::Hours(25)), "25 h 0 min");
 }
 
+TEST(OutputTest, ShowsBytesInTheUnitThatFits) {
+  EXPECT_EQ(ReadableBytes(0), "0 B");
+  EXPECT_EQ(ReadableBytes(1023), "1023 B");
+  EXPECT_EQ(ReadableBytes(1536), "1.5 KiB");
+  EXPECT_EQ(ReadableBytes(int64_t{3} << 29), "1.5 GiB");
+  EXPECT_EQ(ReadableBytes(int64_t{1} << 52), "4096.0 TiB");
+}
+
 }  // namespace
 }  // namespace chorale::cli

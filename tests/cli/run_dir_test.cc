@@ -39,7 +39,8 @@ TEST(RunDirTest, ReadsBackWhatItWrote) {
                                                 .binary = "/bin/chorale-router",
                                                 .log = "/run/logs/router.log",
                                                 .address = "127.0.0.1:8081",
-                                                .http = "127.0.0.1:8080"}}};
+                                                .http = "127.0.0.1:8080",
+                                                .metrics = "127.0.0.1:9400"}}};
   ASSERT_TRUE(WriteCluster(folder.path(), cluster).ok());
   const auto read = ReadCluster(folder.path());
   ASSERT_TRUE(read.ok()) << read.status();

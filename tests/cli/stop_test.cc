@@ -34,12 +34,13 @@ class StopTest : public ::testing::Test {
   ClusterRecord cluster_;
 };
 
-TEST_F(StopTest, EndsTheRouterFirstAndTheOrchestratorLast) {
-  for (const char* name : {"orchestrator", "prefill-0", "decode-0", "router"}) {
+TEST_F(StopTest, EndsTheRouterFirstAndStoresAndTheOrchestratorLast) {
+  for (const char* name : {"orchestrator", "store-0", "prefill-0", "decode-0", "router"}) {
     Add(name, {"/bin/sleep", "600"});
   }
   const StopReport report = StopProcesses(cluster_, kLong);
-  EXPECT_THAT(report.ended, ElementsAre("router", "prefill-0", "decode-0", "orchestrator"));
+  EXPECT_THAT(report.ended,
+              ElementsAre("router", "prefill-0", "decode-0", "orchestrator", "store-0"));
   EXPECT_THAT(report.killed, IsEmpty());
   EXPECT_THAT(Running(cluster_), IsEmpty());
 }

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "chorale/v1/worker.grpc.pb.h"
 #include "rpc/channels.h"
+#include "rpc/convert_blocks.h"
 #include "tests/e2e/http_client.h"
 #include "tests/e2e/processes.h"
 #include "tests/e2e/workload.h"
@@ -213,19 +214,20 @@ TEST_F(Faults, AHandOffBetweenDifferentWeightsIsRefusedWithBothDigests) {
   Start(1, 1);
   auto prefill =
       v1::Prefill::NewStub(OpenChannel("unix:" + cluster_->folder() + "/prefill-0.sock"));
-  v1::PrefillRequest request;
+  v1::PrefillMessage message;
+  v1::PrefillRequest& request = *message.mutable_run();
   request.set_model("m");
   request.add_tokens(1);
-  request.set_prompt_writer(std::string(32, 'x'));
-  grpc::ClientContext table_context;
-  v1::RoutingTable table;
-  ASSERT_TRUE(cluster_->control().GetRouting(&table_context, {}, &table).ok());
-  request.set_block_bytes(table.workers(0).models(0).block_bytes());
+  *request.mutable_format() = FormatOf({.layers = TinyConfig().layers,
+                                         .kv_heads = TinyConfig().kv_heads,
+                                         .head_dim = TinyConfig().head_dim});
+  request.mutable_format()->set_writer(std::string(32, 'x'));
   grpc::ClientContext context;
-  auto reader = prefill->Run(&context, request);
+  auto call = prefill->Run(&context);
+  EXPECT_TRUE(call->Write(message));
   v1::KvFrame frame;
-  EXPECT_FALSE(reader->Read(&frame));
-  const grpc::Status status = reader->Finish();
+  EXPECT_FALSE(call->Read(&frame));
+  const grpc::Status status = call->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_NE(status.error_message().find("787878787878"), std::string::npos)
       << status.error_message();

@@ -33,9 +33,11 @@ HttpReply Send(const std::string& host, http::request<http::string_body> request
 
 }  // namespace
 
-HttpReply HttpPost(const std::string& host, const std::string& path, const std::string& json) {
+HttpReply HttpPost(const std::string& host, const std::string& path, const std::string& json,
+                   const std::string& authorization) {
   http::request<http::string_body> request(http::verb::post, path, 11);
   request.set(http::field::content_type, "application/json");
+  if (!authorization.empty()) request.set(http::field::authorization, authorization);
   request.body() = json;
   return Send(host, std::move(request));
 }

@@ -11,7 +11,9 @@ struct HttpReply {
 };
 
 // `host` is host:port. Keeps reading when the server answers before it has read all of the body.
-HttpReply HttpPost(const std::string& host, const std::string& path, const std::string& json);
+// `authorization` is the value of that header; empty: none.
+HttpReply HttpPost(const std::string& host, const std::string& path, const std::string& json,
+                   const std::string& authorization = "");
 HttpReply HttpGet(const std::string& host, const std::string& path);
 
 }  // namespace chorale

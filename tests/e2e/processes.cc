@@ -25,9 +25,9 @@ namespace fs = std::filesystem;
 
 constexpr absl::Duration kPatience = absl::Seconds(60);
 
-// Asks `done` until it says so; false when patience ends.
-template <typename Done>
-bool WaitFor(Done done) {
+}  // namespace
+
+bool WaitFor(const std::function<bool()>& done) {
   const absl::Time give_up = absl::Now() + kPatience;
   while (!done()) {
     if (absl::Now() > give_up) return false;
@@ -35,8 +35,6 @@ bool WaitFor(Done done) {
   }
   return true;
 }
-
-}  // namespace
 
 Process::Process(const std::string& program, const std::vector<std::string>& arguments,
                  const std::string& log_path) {
@@ -97,15 +95,19 @@ std::map<std::string, std::string> ReadAddressFile(const std::string& path) {
 }
 
 TestCluster::TestCluster(const ClusterOptions& options) : options_(options) {
+  if (options_.redis) redis_ = std::make_unique<RedisProcess>(options_.redis_flags);
+  for (int i = 0; i < options_.stores; ++i) StartStore(absl::StrCat("store-", i));
   StartOrchestrator();
   for (int i = 0; i < options_.prefill; ++i) StartWorker(absl::StrCat("prefill-", i));
   for (int i = 0; i < options_.decode; ++i) StartWorker(absl::StrCat("decode-", i));
   const std::string file = folder() + "/router.address";
-  router_ = std::make_unique<Process>(
-      "chorale-router",
-      std::vector<std::string>{"--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--orchestrator",
-                               SocketOf("orchestrator"), "--address-file", file},
-      LogOf("router"));
+  std::vector<std::string> flags = {"--listen",       "127.0.0.1:0",
+                                    "--http",         "127.0.0.1:0",
+                                    "--orchestrator", SocketOf("orchestrator"),
+                                    "--address-file", file};
+  if (redis_ != nullptr) flags.insert(flags.end(), {"--redis", redis_->url().ToString()});
+  flags.insert(flags.end(), options_.router_flags.begin(), options_.router_flags.end());
+  router_ = std::make_unique<Process>("chorale-router", flags, LogOf("router"));
   std::map<std::string, std::string> addresses = ReadAddressFile(file);
   http_ = addresses["http"];
   grpc_ = addresses["grpc"];
@@ -155,6 +157,9 @@ void TestCluster::StartWorker(const std::string& id) {
   } else {
     flags.insert(flags.end(), {"--models", options_.family_folder});
   }
+  for (int i = 0; i < options_.stores; ++i) {
+    flags.insert(flags.end(), {"--store", SocketOf(absl::StrCat("store-", i))});
+  }
   const auto& more = prefill ? options_.prefill_flags : options_.decode_flags;
   flags.insert(flags.end(), options_.worker_flags.begin(), options_.worker_flags.end());
   flags.insert(flags.end(), more.begin(), more.end());
@@ -162,10 +167,29 @@ void TestCluster::StartWorker(const std::string& id) {
       std::make_unique<Process>(prefill ? "chorale-prefill" : "chorale-decode", flags, LogOf(id));
 }
 
+void TestCluster::StartStore(const std::string& id) {
+  std::vector<std::string> flags = {"--listen", SocketOf(id)};
+  if (options_.store_disk) flags.insert(flags.end(), {"--dir", StoreFolder(id)});
+  if (redis_ != nullptr) flags.insert(flags.end(), {"--redis", redis_->url().ToString()});
+  flags.insert(flags.end(), options_.store_flags.begin(), options_.store_flags.end());
+  std::unique_ptr<Process>& process = stores_[id];
+  process = std::make_unique<Process>("chorale-kvstore", flags, LogOf(id));
+  CHECK(WaitFor([&] {
+    CHECK(process->running()) << id << " has ended, see " << LogOf(id);
+    auto stub = v1::Blocks::NewStub(OpenChannel(SocketOf(id)));
+    grpc::ClientContext context;
+    v1::StatBlocksReply reply;
+    return stub->Stat(&context, {}, &reply).ok();
+  })) << id;
+}
+
 void TestCluster::WaitForWorkers(int ready) {
   int seen = 0;
   CHECK(WaitFor([&] {
     grpc::ClientContext context;
+    // gRPC goes on connecting while somebody waits for a call; else it looks every five seconds.
+    context.set_wait_for_ready(true);
+    SetDeadline(context, absl::Now() + absl::Seconds(1));
     v1::RoutingTable table;
     if (!control_->GetRouting(&context, {}, &table).ok()) return false;
     seen = 0;
@@ -200,6 +224,15 @@ std::map<std::string, int64_t> TestCluster::Metrics(const std::string& id) {
   return {status.engine().begin(), status.engine().end()};
 }
 
+v1::StatBlocksReply TestCluster::BlockStat(const std::string& id) {
+  auto stub = v1::Blocks::NewStub(OpenChannel(SocketOf(id)));
+  grpc::ClientContext context;
+  v1::StatBlocksReply reply;
+  const grpc::Status status = stub->Stat(&context, {}, &reply);
+  CHECK(status.ok()) << id << ": " << status.error_message();
+  return reply;
+}
+
 bool TestCluster::AllBlocksComeBack() {
   bool balanced = true;
   for (const auto& [id, process] : workers_) {
@@ -215,15 +248,14 @@ bool TestCluster::AllBlocksComeBack() {
   return balanced;
 }
 
-Generation Generate(v1::Inference::Stub& stub, const v1::GenerateRequest& request, int chunks_max,
-                    absl::Duration timeout) {
+namespace {
+
+Generation ReadAll(grpc::ClientContext& context, grpc::ClientReader<v1::GenerateChunk>& reader,
+                   int chunks_max) {
   Generation result;
-  grpc::ClientContext context;
-  SetDeadline(context, absl::Now() + timeout);
-  auto reader = stub.Generate(&context, request);
   v1::GenerateChunk chunk;
   int64_t chunks = 0;
-  while (reader->Read(&chunk)) {
+  while (reader.Read(&chunk)) {
     EXPECT_EQ(chunk.sequence_number(), chunks++);
     std::vector<int>& tokens = result.tokens[chunk.index()];
     tokens.insert(tokens.end(), chunk.token_ids().begin(), chunk.token_ids().end());
@@ -235,8 +267,23 @@ Generation Generate(v1::Inference::Stub& stub, const v1::GenerateRequest& reques
     if (chunk.has_timing()) result.timing = chunk.timing();
     if (chunks >= chunks_max) context.TryCancel();
   }
-  result.status = reader->Finish();
+  result.status = reader.Finish();
   return result;
+}
+
+}  // namespace
+
+Generation Generate(v1::Inference::Stub& stub, const v1::GenerateRequest& request, int chunks_max,
+                    absl::Duration timeout) {
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Now() + timeout);
+  return ReadAll(context, *stub.Generate(&context, request), chunks_max);
+}
+
+Generation Generate(v1::Decode::Stub& stub, const v1::DecodeRequest& request) {
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Now() + kPatience);
+  return ReadAll(context, *stub.Generate(&context, request), 1 << 30);
 }
 
 }  // namespace chorale

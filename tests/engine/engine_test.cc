@@ -32,7 +32,7 @@ class EngineTest : public EngineFixture {
     if (draw(4) == 0) s.stop = {"th"};
     if (draw(4) == 0) s.stop_tokens = {3, 4};
     if (draw(4) == 0) s.logprobs = 2;
-    r.tenant_salt = draw(2) ? "a" : "";
+    r.scope.tenant_salt = draw(2) ? "a" : "";
     return r;
   }
 };
@@ -144,12 +144,12 @@ TEST_F(EngineTest, ASecondPromptFindsTheFirstOnesBlocksOfItsTenantOnly) {
   auto engine = MakeEngine({});
   const auto run = [&](RequestId id, const std::string& tenant) {
     GenerateRequest request = Greedy(id, Prompt(40), 4);
-    request.tenant_salt = tenant;
+    request.scope.tenant_salt = tenant;
     return RunOne(*engine, std::move(request)).usage.cached_tokens;
   };
-  EXPECT_EQ(engine->CachedTokens(Prompt(40), model_->digest(), "a"), 0);
+  EXPECT_EQ(engine->CachedTokens(Prompt(40), model_->digest(), {"a"}), 0);
   EXPECT_EQ(run(1, "a"), 0);
-  EXPECT_EQ(engine->CachedTokens(Prompt(40), model_->digest(), "a"), 32);
+  EXPECT_EQ(engine->CachedTokens(Prompt(40), model_->digest(), {"a"}), 32);
   EXPECT_EQ(run(2, "a"), 32);
   EXPECT_EQ(run(3, "b"), 0);
 }

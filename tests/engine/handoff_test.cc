@@ -23,7 +23,7 @@ class Handoff : public EngineFixture {
     PrefillRequest request{.id = ++prefill_id_,
                            .model = "m",
                            .tokens = {prompt.begin(), prompt.end() - 1},
-                           .tenant_salt = tenant};
+                           .scope = {.tenant_salt = tenant}};
     EXPECT_TRUE(prefill_->Submit(std::move(request)).ok());
     while (prefill_->Step(now_, events)) {
     }
@@ -40,19 +40,25 @@ class Handoff : public EngineFixture {
     return blocks;
   }
 
-  // Submits a request whose prompt comes from elsewhere; returns the first token it asks for.
+  // Submits a request whose prompt comes from elsewhere; returns the first block it asks for.
   int Ask(RequestId id, std::vector<TokenId> prompt) {
     GenerateRequest request = Greedy(id, std::move(prompt), 20);
-    request.remote_prefill = true;
+    request.await_blocks = true;
     EXPECT_TRUE(decode_->Submit(std::move(request)).ok());
     std::vector<EngineEvent> events;
     EXPECT_FALSE(decode_->Step(now_, events));
     EXPECT_EQ(events.size(), 1u);
-    return std::get<NeedPrefillEvent>(events.at(0)).first_token;
+    const auto& need = std::get<NeedBlocksEvent>(events.at(0));
+    epoch_ = need.epoch;
+    EXPECT_EQ(need.keys.size(), static_cast<size_t>(need.blocks - need.first_block));
+    return need.first_block;
   }
 
   absl::Status Deliver(RequestId id, int index, const Block& block) {
-    return decode_->DeliverBlock(id, index, block.key, block.checksum, block.bytes);
+    const std::span<const std::byte> bytes(block.bytes);
+    decode_->DeliverPiece(id, epoch_, index, bytes.first(bytes.size() / 3));
+    decode_->DeliverPiece(id, epoch_, index, bytes.subspan(bytes.size() / 3));
+    return decode_->CompleteBlock(id, epoch_, index, block.key, block.checksum);
   }
 
   Outcome Expected(const std::vector<TokenId>& prompt) {
@@ -63,6 +69,7 @@ class Handoff : public EngineFixture {
   std::unique_ptr<Engine> prefill_;
   std::unique_ptr<Engine> decode_;
   RequestId prefill_id_ = 0;
+  uint64_t epoch_ = 0;  // of the delivery that was asked for last
 };
 
 TEST_F(Handoff, GivesTheTokensOfOneEngine) {
@@ -86,7 +93,7 @@ TEST_F(Handoff, GivesTheTokensOfOneEngine) {
 TEST_F(Handoff, AsksOnlyForWhatItDoesNotHave) {
   const std::vector<TokenId> prompt = Prompt(50);
   RunOne(*decode_, Greedy(1, {prompt.begin(), prompt.begin() + 40}, 4));
-  EXPECT_EQ(Ask(2, prompt), 32);
+  EXPECT_EQ(Ask(2, prompt), 2);
   const std::vector<Block> blocks = Prefill(prompt);
   for (int i = 2; i < 4; ++i) EXPECT_TRUE(Deliver(2, i, blocks[i]).ok());
   decode_->EndDelivery(2);

@@ -110,7 +110,7 @@ TEST_F(ModesTest, ModelsOfAllModesDoNotDisturbEachOther) {
     request.sampling.temperature = draw(2);
     request.sampling.seed = random();
     request.n = draw(6) == 0 ? 3 : 1;
-    request.tenant_salt = draw(2) ? "a" : "";
+    request.scope.tenant_salt = draw(2) ? "a" : "";
     requests.push_back(request);
     request.reuse_prefix = false;
     alone[id] = RunOne(*FamilyEngine({.blocks = 64}), request);

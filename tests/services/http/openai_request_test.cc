@@ -89,6 +89,17 @@ INSTANTIATE_TEST_SUITE_P(
                      "top_logprobs": 3})",
                  R"(chat { messages_json: '[{"role":"user","content":"a"}]' } n: 1
                     sampling { logprobs: 3 })"},
+        Accepted{kCompletions, R"({"prompt": [1, 2], "max_tokens": 3, "public_tokens": 2})",
+                 R"(token_ids { ids: [1, 2] } public_tokens: 2 n: 1 sampling { max_tokens: 3 })"},
+        Accepted{kChat,
+                 R"({"messages": [{"role": "system", "content": "a", "public": true},
+                     {"role": "user", "public": true, "content": "b"},
+                     {"role": "assistant", "content": "c", "public": false},
+                     {"public": null, "role": "user", "content": "d"}]})",
+                 R"(chat { messages_json:
+                      '[{"role":"system","content":"a"},{"role":"user","content":"b"},'
+                      '{"role":"assistant","content":"c"},{"role":"user","content":"d"}]' }
+                    public_messages: 2 n: 1 sampling {})"},
         Accepted{kChat, R"({"messages": [{"role": "user", "content": "a"}], "logprobs": true})",
                  R"(chat { messages_json: '[{"role":"user","content":"a"}]' } n: 1
                     sampling { logprobs: 0 })"}));
@@ -154,6 +165,10 @@ INSTANTIATE_TEST_SUITE_P(
                     "0 to 20"},
         RefusedCase{kCompletions, R"({"prompt": "a", "logprobs": true})", "field 'logprobs'",
                     "an integer"},
+        RefusedCase{kCompletions, R"({"prompt": "a", "public_tokens": 1})",
+                    "field 'public_tokens': 1", "send token ids"},
+        RefusedCase{kCompletions, R"({"prompt": [1], "public_tokens": true})",
+                    "field 'public_tokens'", "an integer"},
         RefusedCase{kCompletions, R"({"prompt": "a", "stream_options": {"include_usage": true}})",
                     "field 'stream_options': ", "set stream to true"}));
 
@@ -172,6 +187,15 @@ INSTANTIATE_TEST_SUITE_P(
         RefusedCase{kChat,
                     R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})",
                     "field 'messages[0].content': ", "'image_url' are not supported"},
+        RefusedCase{kChat,
+                    R"({"messages": [{"role": "s", "content": "a"},
+                        {"role": "u", "content": "b", "public": true}]})",
+                    "field 'messages[1].public': true, but messages[0] before it is not",
+                    "mark the leading messages only"},
+        RefusedCase{kChat, R"({"messages": [{"role": "s", "content": "a", "public": 1}]})",
+                    "field 'messages[0].public': ", "true or false, found 1"},
+        RefusedCase{kChat, R"({"messages": [{"role": "u", "content": "a"}], "public_tokens": 1})",
+                    "field 'public_tokens': 1", "\"public\": true"},
         RefusedCase{kChat, R"({"messages": [{"role": "u", "content": "a"}], "functions": [{}]})",
                     "field 'functions': ", "use tools"},
         RefusedCase{kChat,

@@ -1,0 +1,324 @@
+// Blocks that come from elsewhere, and blocks that are read from elsewhere.
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_format.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "engine/state.h"
+#include "kernels/kv_codec.h"
+
+namespace chorale {
+
+Sequence* Engine::State::FindAwaiting(RequestId id) {
+  Request* request = Find(id);
+  if (request == nullptr || request->sequences[0] == nullptr) return nullptr;
+  Sequence* leader = request->sequences[0].get();
+  return leader->phase == Phase::kAwaitingBlocks ? leader : nullptr;
+}
+
+// Whether so many bytes are a block in the packed form of rounded K/V (kernels/kv_codec.h).
+bool Engine::State::IsPacked(size_t bytes) const {
+  return base->kv_int8() && bytes == static_cast<size_t>(kernels::PackedBytes(shape));
+}
+
+// ---- Arriving ----
+
+void Engine::State::AwaitBlocks(Sequence& sequence) {
+  sequence.phase = Phase::kAwaitingBlocks;
+  std::vector<BlockKey> keys;
+  for (int i = sequence.published; i < BlocksOf(sequence.goal()); ++i) {
+    keys.push_back(KeyOfPrompt(sequence, i));
+  }
+  sequence.arrived.assign(keys.size(), 0);
+  sequence.ticket = receiver.Open(std::move(keys), absl::InfiniteFuture());
+  Emit(Needed(sequence));
+}
+
+void Engine::State::StopAwaiting(Sequence& sequence) {
+  if (!sequence.ticket) return;
+  receiver.Close(sequence.ticket->transfer);
+  sequence.ticket.reset();
+  sequence.arrived.clear();
+}
+
+// What the next delivery is to bring.
+NeedBlocksEvent Engine::State::Needed(Sequence& sequence) {
+  const int first = sequence.published + receiver.leading(sequence.ticket->transfer);
+  NeedBlocksEvent event{.id = sequence.request->id,
+                        .epoch = sequence.ticket->epoch,
+                        .writer = sequence.request->model->prompt_writer.digest(),
+                        .first_block = first,
+                        .blocks = BlocksOf(sequence.goal()),
+                        .tokens = sequence.goal()};
+  for (int i = first; i < event.blocks; ++i) event.keys.push_back(KeyOfPrompt(sequence, i));
+  return event;
+}
+
+// The awaiting sequence of request `id`, when its delivery `epoch` may still bring block `index`.
+Sequence* Engine::State::FindWanting(RequestId id, uint64_t epoch, int index) {
+  Sequence* sequence = FindAwaiting(id);
+  if (sequence == nullptr || epoch != sequence->ticket->epoch) return nullptr;
+  const int place = index - sequence->published;
+  const auto keys = receiver.keys(sequence->ticket->transfer);
+  if (place < 0 || place >= static_cast<int>(keys.size())) return nullptr;
+  const HandoffVerdict verdict = receiver.Check(*sequence->ticket, place, keys[place]);
+  return verdict == HandoffVerdict::kWanted ? sequence : nullptr;
+}
+
+void Engine::DeliverPiece(RequestId id, uint64_t epoch, int index,
+                          std::span<const std::byte> piece) {
+  Sequence* sequence = state_->FindWanting(id, epoch, index);
+  if (sequence == nullptr) return;
+  const std::span<std::byte> room = state_->BytesOf(sequence->blocks[index]);
+  size_t& arrived = sequence->arrived[index - sequence->published];
+  // Too much is noted by size alone: CompleteBlock refuses it.
+  if (arrived <= room.size() && piece.size() <= room.size() - arrived) {
+    std::memcpy(room.data() + arrived, piece.data(), piece.size());
+  }
+  arrived += piece.size();
+}
+
+absl::Status Engine::CompleteBlock(RequestId id, uint64_t epoch, int index, const BlockKey& key,
+                                   uint64_t checksum) {
+  Sequence* sequence = state_->FindWanting(id, epoch, index);
+  if (sequence == nullptr) return absl::OkStatus();
+  const int place = index - sequence->published;
+  const std::span<std::byte> room = state_->BytesOf(sequence->blocks[index]);
+  const size_t arrived = std::exchange(sequence->arrived[place], 0);
+  absl::Status status;
+  std::vector<std::byte> packed;
+  if (state_->IsPacked(arrived)) {
+    packed.assign(room.begin(), room.begin() + static_cast<ptrdiff_t>(arrived));
+    status = kernels::UnpackBlock(state_->shape, packed, room);
+  } else if (arrived != room.size()) {
+    status = absl::InvalidArgumentError(
+        absl::StrFormat("block %d has %d bytes, expected %d: the sender serves another model or "
+                        "dtype",
+                        index, arrived, room.size()));
+  }
+  if (status.ok()) {
+    const HandoffVerdict verdict = state_->receiver.Accept(
+        *sequence->ticket, place, key, checksum,
+        packed.empty() ? std::span<const std::byte>(room) : std::span<const std::byte>(packed));
+    if (verdict == HandoffVerdict::kTaken) return absl::OkStatus();
+    if (verdict == HandoffVerdict::kWrongKey) {
+      status = absl::InvalidArgumentError(
+          absl::StrFormat("block %d has key %s, expected %s: other weights, tokens or tenant",
+                          index, key.ToHex(), state_->KeyOfPrompt(*sequence, index).ToHex()));
+    } else {
+      status = absl::DataLossError(absl::StrFormat("block %d does not match its checksum", index));
+    }
+  }
+  ++state_->counters.blocks_rejected;
+  return status;
+}
+
+std::optional<NeedBlocksEvent> Engine::NextDelivery(RequestId id) {
+  Sequence* sequence = state_->FindAwaiting(id);
+  if (sequence == nullptr) return std::nullopt;
+  absl::StatusOr<HandoffTicket> next = state_->receiver.Restart(*sequence->ticket);
+  CHECK(next.ok()) << next.status();
+  sequence->ticket = *next;
+  std::ranges::fill(sequence->arrived, 0);
+  return state_->Needed(*sequence);
+}
+
+void Engine::EndDelivery(RequestId id) {
+  Sequence* sequence = state_->FindAwaiting(id);
+  if (sequence == nullptr) return;
+  Request& r = *sequence->request;
+  const int blocks = sequence->published + state_->receiver.leading(sequence->ticket->transfer);
+  const int computed = std::min(blocks * kernels::kBlockTokens, sequence->goal());
+  state_->StopAwaiting(*sequence);
+  r.usage.transferred_tokens += computed - sequence->computed;
+  state_->counters.prompt_tokens_received += computed - sequence->computed;
+  state_->counters.models[r.model->name].prompt_tokens_received += computed - sequence->computed;
+  sequence->computed = computed;
+  r.await_blocks = false;
+  sequence->phase = Phase::kPrefilling;
+  state_->Publish(*sequence);
+  if (sequence->computed == sequence->goal()) {
+    state_->EndPrompt(*sequence);
+  } else if (r.is_prefill && sequence->computed > 0) {
+    state_->ReportPrefill(*sequence, /*done=*/false);
+  }
+}
+
+// ---- Read from elsewhere ----
+
+Engine::BlockView Engine::ReadBlock(RequestId id, int index) const {
+  Request* request = state_->Find(id);
+  CHECK(request != nullptr && request->is_prefill) << "request " << id;
+  Sequence& sequence = *request->sequences[0];
+  CHECK_GE(index, 0);
+  CHECK_GE(sequence.computed, std::min((index + 1) * kernels::kBlockTokens, sequence.goal()));
+  return state_->ViewOf(sequence.blocks[index], state_->KeyOfPrompt(sequence, index));
+}
+
+std::span<const std::byte> Engine::ReadLayers(RequestId id, int index, int layers) const {
+  Request* request = state_->Find(id);
+  CHECK(request != nullptr && request->is_prefill) << "request " << id;
+  CHECK_LE(layers, state_->shape.layers);
+  return state_->BytesOf(request->sequences[0]->blocks.at(index))
+      .first(state_->shape.k_tile_offset(layers, 0));
+}
+
+Engine::BlockView Engine::State::ViewOf(BlockId block, const BlockKey& key) {
+  const std::span<const std::byte> bytes = BytesOf(block);
+  return {.key = key,
+          .checksum = pool.published(block) ? pool.checksum(block) : Checksum64(bytes),
+          .bytes = bytes,
+          .offset = block * shape.block_bytes()};
+}
+
+void Engine::ReleasePrefill(RequestId id) {
+  Request* request = state_->Find(id);
+  if (request == nullptr || !request->is_prefill) return;
+  state_->GiveBack(*request->sequences[0]);
+  state_->deadlines.erase({request->deadline, id});
+  state_->requests.erase(id);
+}
+
+absl::StatusOr<int> Engine::State::LendBlock(RequestId id, BlockId block, const BlockKey& key) {
+  Loan& loan = loans[id];
+  // A loan may be idle for longer than a lease, while its next blocks are computed.
+  if (!sender.open(loan.ticket)) {
+    loan.ticket = {.transfer = {.number = id}, .epoch = loan.ticket.epoch + 1};
+    const auto opened = sender.Pull(loan.ticket, now);
+    if (!opened.ok()) {
+      pool.Release(block);
+      return opened.status();
+    }
+  }
+  const int place = static_cast<int>(loan.blocks.size());
+  RETURN_IF_ERROR(sender.Grant(loan.ticket, place, block));
+  loan.blocks.push_back({block, key});
+  ++loan.held;
+  ++counters.blocks_lent;
+  return place;
+}
+
+absl::StatusOr<int> Engine::Lend(RequestId loan, std::span<const BlockKey> keys) {
+  if (state_->loans.contains(loan)) {
+    return absl::AlreadyExistsError(absl::StrFormat("loan id %d is in use", loan));
+  }
+  const std::vector<BlockId> blocks = state_->pool.AcquirePrefix(keys);
+  absl::Status status;
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (!status.ok()) {
+      state_->pool.Release(blocks[i]);
+    } else {
+      status = state_->LendBlock(loan, blocks[i], keys[i]).status();
+    }
+  }
+  if (status.ok()) return static_cast<int>(blocks.size());
+  EndLoan(loan);
+  return status;
+}
+
+absl::StatusOr<int> Engine::LendWritten(RequestId loan, RequestId prefill, int index) {
+  const BlockKey key = ReadBlock(prefill, index).key;
+  const BlockId block = state_->Find(prefill)->sequences[0]->blocks[index];
+  state_->pool.Acquire(block);
+  return state_->LendBlock(loan, block, key);
+}
+
+std::optional<Engine::BlockView> Engine::ReadLent(RequestId id, int place) {
+  const auto loan = state_->loans.find(id);
+  if (loan == state_->loans.end() || !state_->sender.holds(loan->second.ticket, place)) {
+    return std::nullopt;
+  }
+  const auto& [block, key] = loan->second.blocks[place];
+  return state_->ViewOf(block, key);
+}
+
+void Engine::ReturnLent(RequestId id, int place) {
+  const auto loan = state_->loans.find(id);
+  if (loan == state_->loans.end()) return;
+  const auto verdict = state_->sender.Taken(loan->second.ticket, place, state_->now);
+  loan->second.held -= verdict == HandoffSender::TakenVerdict::kReleased;
+  if (loan->second.finished && loan->second.held == 0) EndLoan(id);
+}
+
+void Engine::FinishLoan(RequestId id) {
+  const auto loan = state_->loans.find(id);
+  if (loan == state_->loans.end()) return state_->Emit(LoanEndedEvent{.id = id});
+  loan->second.finished = true;
+  if (loan->second.held == 0) EndLoan(id);
+}
+
+void Engine::EndLoan(RequestId id) {
+  const auto loan = state_->loans.extract(id);
+  if (!loan.empty()) state_->sender.Release(loan.mapped().ticket);
+  state_->Emit(LoanEndedEvent{.id = id});
+}
+
+// An attempt that held nothing, while the next blocks of its loan are computed, leaves no trace.
+void Engine::State::ExpireLoans() {
+  if (sender.Expire(now) == 0) return;
+  for (auto loan = loans.begin(); loan != loans.end();) {
+    const auto next = std::next(loan);
+    if (loan->second.held > 0 && !sender.open(loan->second.ticket)) {
+      ++counters.leases_expired;
+      Emit(LoanEndedEvent{.id = loan->first, .expired = true});
+      loans.erase(loan);
+    }
+    loan = next;
+  }
+}
+
+// ---- For operators and listeners ----
+
+std::vector<PublishedBlock> Engine::ListBlocks() const {
+  std::vector<PublishedBlock> list;
+  state_->pool.ForEachPublished([&](const PublishedBlock& block) { list.push_back(block); });
+  return list;
+}
+
+std::optional<Engine::BlockView> Engine::FindBlock(const BlockKey& key) {
+  const std::vector<BlockId> found = state_->pool.AcquirePrefix({&key, 1});
+  if (found.empty()) return std::nullopt;
+  const BlockView view = state_->ViewOf(found[0], key);
+  state_->pool.Release(found[0]);
+  return view;
+}
+
+int Engine::MatchPrefix(std::span<const BlockKey> keys) const {
+  return state_->pool.MatchPrefix(keys);
+}
+
+int Engine::VerifyBlocks(int begin, int count) {
+  int bad = 0;
+  const int end = std::min(begin + count, state_->pool.blocks_total());
+  for (BlockId block = begin; block < end; ++block) {
+    if (!state_->pool.published(block) ||
+        Checksum64(state_->BytesOf(block)) == state_->pool.checksum(block)) {
+      continue;
+    }
+    state_->pool.Unpublish(block);
+    ++state_->counters.blocks_corrupt;
+    ++bad;
+  }
+  return bad;
+}
+
+int Engine::EvictBlocks(std::string_view prefix) {
+  std::vector<BlockId> chosen;
+  state_->pool.ForEachPublished([&](const PublishedBlock& block) {
+    if (absl::StartsWith(block.key.ToHex(), std::string(prefix))) chosen.push_back(block.block);
+  });
+  return static_cast<int>(std::count_if(chosen.begin(), chosen.end(), [this](BlockId block) {
+    return state_->pool.Evict(block);
+  }));
+}
+
+void Engine::RecordBlockEvents() { state_->pool.RecordEvents(true); }
+std::vector<BlockEvent> Engine::TakeBlockEvents() { return state_->pool.TakeEvents(); }
+
+void Engine::OnLayers(std::function<void(const LayersEvent&)> listener) {
+  state_->on_layers = std::move(listener);
+}
+
+}  // namespace chorale

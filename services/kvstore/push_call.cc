@@ -1,0 +1,110 @@
+#include "services/kvstore/push_call.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "rpc/kv_frame.h"
+#include "rpc/raw_message.h"
+#include "rpc/status.h"
+
+namespace chorale {
+namespace {
+
+// Of one call; a chain longer than any prompt.
+constexpr int64_t kBlocksMax = 1 << 20;
+
+// Deletes itself when gRPC is done with it, which is not before Finish.
+class PushCall : public grpc::ServerReadReactor<grpc::ByteBuffer> {
+ public:
+  PushCall(BlockStore& store, WorkPool& pool, grpc::ByteBuffer* reply)
+      : store_(store),
+        pool_(pool),
+        reply_(*reply),
+        assembler_(store.block_bytes_max(), kBlocksMax) {
+    StartRead(&frame_);
+  }
+
+ private:
+  void OnReadDone(bool ok) override {
+    const bool posted = pool_.Post([this, ok] {
+      if (!ok) return End(absl::OkStatus());
+      if (absl::Status status = Take(); !status.ok()) return End(status);
+      StartRead(&frame_);
+    });
+    if (!posted) End(absl::ResourceExhaustedError("the store has too many calls; send less"));
+  }
+
+  absl::Status Take() {
+    ASSIGN_OR_RETURN(const DecodedKvFrame frame, DecodeKvFrame(frame_));
+    if (frame.header.has_format()) {
+      ASSIGN_OR_RETURN(format_, NumberOfFormat(store_.formats(), frame.header.format()));
+    }
+    if (format_ == 0) {
+      return absl::InvalidArgumentError("field 'format': missing from the call's first frame");
+    }
+    ASSIGN_OR_RETURN(std::vector<BlockAssembler::Block> blocks, assembler_.Add(frame));
+    for (const BlockAssembler::Block& block : blocks) RETURN_IF_ERROR(Store(block));
+    return absl::OkStatus();
+  }
+
+  absl::Status Store(const BlockAssembler::Block& block) {
+    const BlockMeta meta = {.bytes = static_cast<int64_t>(block.bytes.size()),
+                            .checksum = block.end.checksum,
+                            .format = format_,
+                            .index = block.index};
+    switch (store_.Put(block.end.key, meta, block.bytes)) {
+      case BlockStore::PutResult::kTaken:
+        ++taken_;
+        break;
+      case BlockStore::PutResult::kPresent:
+        ++present_;
+        break;
+      case BlockStore::PutResult::kCorrupt:
+        ++rejected_;
+        return absl::OkStatus();
+      case BlockStore::PutResult::kNoRoom:
+        return absl::ResourceExhaustedError("all blocks in the store's memory are held");
+    }
+    chain_.push_back(block.end.key);
+    return absl::OkStatus();
+  }
+
+  void End(const absl::Status& status) {
+    store_.Freshen(chain_);
+    v1::PushReply reply;
+    reply.set_blocks_taken(taken_);
+    reply.set_blocks_present(present_);
+    reply.set_blocks_rejected(rejected_);
+    reply_ = SerializeMessage(reply);
+    Finish(ToGrpc(status));
+  }
+
+  void OnDone() override { delete this; }
+
+  BlockStore& store_;
+  WorkPool& pool_;
+  grpc::ByteBuffer& reply_;
+  BlockAssembler assembler_;
+  grpc::ByteBuffer frame_;
+  uint32_t format_ = 0;
+  std::vector<BlockKey> chain_;
+  int taken_ = 0;
+  int present_ = 0;
+  int rejected_ = 0;
+};
+
+}  // namespace
+
+grpc::ServerReadReactor<grpc::ByteBuffer>* StartPushCall(BlockStore& store, WorkPool& pool,
+                                                         grpc::ByteBuffer* reply) {
+  return new PushCall(store, pool, reply);
+}
+
+absl::StatusOr<uint32_t> NumberOfFormat(FormatTable& formats, v1::KvFormat format) {
+  format.clear_writer();
+  return formats.NumberOf(format.SerializeAsString());
+}
+
+}  // namespace chorale

@@ -1,0 +1,31 @@
+// CountedBackend: passes calls on to another backend and counts them, for the metrics.
+#pragma once
+
+#include <memory>
+
+#include "services/common/metrics.h"
+#include "services/router/backend.h"
+
+namespace chorale {
+
+// Thread safe. Calls under way may outlive it.
+class CountedBackend : public Backend {
+ public:
+  // `backend` outlives it.
+  explicit CountedBackend(Backend& backend);
+
+  std::vector<BackendModel> Models() const override { return backend_.Models(); }
+  std::function<void()> Start(v1::DecodeRequest request, absl::Time deadline, ChunkFn on_chunk,
+                              DoneFn on_done) override;
+
+  // chorale_requests...
+  void Describe(MetricSet& metrics) const;
+
+ private:
+  struct Counts;
+
+  Backend& backend_;
+  const std::shared_ptr<Counts> counts_;
+};
+
+}  // namespace chorale

@@ -1,0 +1,76 @@
+// BlockSender: blocks of this worker's engine into one call's stream.
+//
+// Every block that is sent is lent (engine/engine.h): as bytes, until gRPC has let go of them, which
+// it sends from where they lie; by reference, where the receiver has mapped this worker's memory,
+// until the receiver says that it has taken it. A receiver that is silent for the lease loses all.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <grpcpp/support/byte_buffer.h>
+
+#include "absl/status/statusor.h"
+#include "rpc/kv_frame.h"
+#include "rpc/server_stream.h"
+#include "services/worker/engine_host.h"
+#include "services/worker/worker.h"
+
+namespace chorale {
+
+using BlockStream = BidiStream<grpc::ByteBuffer, grpc::ByteBuffer>;
+
+// Tells how many blocks the receiver has taken, from any thread.
+using AcknowledgeFn = std::function<void(int blocks_taken)>;
+
+// Reads a call: `begin` gets its first message, on a thread of gRPC's, and starts to serve it; those
+// that follow acknowledge. An error of `begin` ends the call, and so does a caller who asks nothing.
+void ServeBlockCall(std::shared_ptr<BlockStream> stream,
+                    std::function<absl::StatusOr<AcknowledgeFn>(
+                        const std::shared_ptr<BlockStream>& stream, const grpc::ByteBuffer& first)>
+                        begin);
+
+// Belongs to the engine's thread.
+class BlockSender : public std::enable_shared_from_this<BlockSender> {
+ public:
+  // `region_mapped` names the shared memory that the receiver has mapped.
+  BlockSender(const Worker& worker, std::shared_ptr<EngineHost> host,
+              std::shared_ptr<BlockStream> stream, RequestId loan,
+              const std::string& region_mapped);
+
+  // Whether more may be sent now.
+  bool HasRoom() const;
+  // Whether blocks may be sent as they grow: those that travel packed, or by reference, may not.
+  bool sends_parts() const { return !by_reference_ && !packs_; }
+  // Sends the `place`-th block of the loan as block `index` of the call; bytes before `sent` are
+  // there already. False: it is not lent any more.
+  bool Send(Engine& engine, int place, int index, size_t sent = 0);
+  // Sends bytes of a block that is still being written; they are copied.
+  void SendPart(int index, std::span<const std::byte> bytes);
+  // Hands what is gathered to the stream.
+  void Flush() { writer_.Flush(); }
+  v1::KvFrame& header() { return writer_.header(); }
+
+  // The receiver has taken so many blocks, of those sent by reference.
+  void Acknowledged(Engine& engine, int blocks);
+  // Nothing is lent any more of what was sent by reference.
+  bool settled() const { return !by_reference_ || taken_ == sent_; }
+
+ private:
+  bool SendPacked(Engine& engine, const Engine::BlockView& block, int place, int index);
+
+  const kernels::KvShape shape_;
+  const std::shared_ptr<EngineHost> host_;
+  const std::shared_ptr<BlockStream> stream_;
+  const RequestId loan_;
+  const bool by_reference_;
+  const bool packs_;
+  FrameWriter writer_;
+  std::vector<int> places_;  // in the order they were sent by reference
+  int sent_ = 0;
+  int taken_ = 0;
+};
+
+}  // namespace chorale

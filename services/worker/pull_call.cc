@@ -1,0 +1,99 @@
+#include "services/worker/pull_call.h"
+
+#include <utility>
+#include <variant>
+
+#include "base/status_macros.h"
+#include "rpc/convert_blocks.h"
+#include "rpc/raw_message.h"
+#include "rpc/status.h"
+
+namespace chorale {
+namespace {
+
+constexpr size_t kKeysMax = 1 << 16;
+
+// Held by the stream's callbacks and the engine's handler; both let go when the call ends. Its state
+// belongs to the engine's thread.
+class PullCall : public std::enable_shared_from_this<PullCall> {
+ public:
+  PullCall(const Worker& worker, std::shared_ptr<EngineHost> host,
+           std::shared_ptr<BlockStream> stream)
+      : worker_(worker), host_(std::move(host)), stream_(std::move(stream)) {}
+
+  void Start(std::vector<BlockKey> keys, const std::string& region_mapped) {
+    auto self = shared_from_this();
+    loan_ = host_->StartLoan([self] {
+      self->End(absl::DeadlineExceededError("the blocks were lent for a lease and not taken"));
+    });
+    sender_ = std::make_shared<BlockSender>(worker_, host_, stream_, loan_, region_mapped);
+    host_->Post([self, keys = std::move(keys)](Engine& engine) {
+      absl::StatusOr<int> lent = engine.Lend(self->loan_, keys);
+      if (!lent.ok()) return self->End(lent.status());
+      self->lent_ = *lent;
+      self->Pump(engine);
+    });
+    stream_->OnWritten([self] { self->host_->Post([self](Engine& e) { self->Pump(e); }); });
+    stream_->OnCancelled([self] {
+      self->host_->Post([self](Engine&) { self->End(absl::CancelledError("the reader went away")); });
+    });
+  }
+
+  void Acknowledge(int blocks) {
+    host_->Post([self = shared_from_this(), blocks](Engine& engine) {
+      self->sender_->Acknowledged(engine, blocks);
+      self->Pump(engine);
+    });
+  }
+
+ private:
+  void Pump(Engine& engine) {
+    if (ended_) return;
+    while (next_ < lent_ && sender_->HasRoom()) {
+      if (!sender_->Send(engine, next_, next_)) return End(absl::DataLossError("a lease was lost"));
+      ++next_;
+    }
+    sender_->Flush();
+    if (next_ == lent_ && sender_->settled()) End(absl::OkStatus());
+  }
+
+  // Bytes that still wait to be written are lent until they are.
+  void End(const absl::Status& status) {
+    if (std::exchange(ended_, true)) return;
+    stream_->End(ToGrpc(status));
+    status.ok() ? host_->FinishLoan(loan_) : host_->EndLoan(loan_);
+  }
+
+  const Worker& worker_;
+  const std::shared_ptr<EngineHost> host_;
+  const std::shared_ptr<BlockStream> stream_;
+  RequestId loan_ = 0;
+  std::shared_ptr<BlockSender> sender_;
+  int lent_ = 0;
+  int next_ = 0;
+  bool ended_ = false;
+};
+
+absl::StatusOr<AcknowledgeFn> Begin(Worker& worker, const std::shared_ptr<BlockStream>& stream,
+                                    const grpc::ByteBuffer& bytes) {
+  RETURN_IF_ERROR(worker.CheckReady());
+  ASSIGN_OR_RETURN(const v1::PullMessage message, ParseMessage<v1::PullMessage>(bytes));
+  if (!message.has_pull()) {
+    return absl::InvalidArgumentError("field 'pull': missing from the call's first message");
+  }
+  RETURN_IF_ERROR(CheckFormat(worker.format(), message.pull().format()));
+  ASSIGN_OR_RETURN(std::vector<BlockKey> keys, KeysFromProto(message.pull().keys(), kKeysMax));
+  auto call = std::make_shared<PullCall>(worker, worker.host(), stream);
+  call->Start(std::move(keys), message.pull().shared_region());
+  return [call](int blocks_taken) { call->Acknowledge(blocks_taken); };
+}
+
+}  // namespace
+
+void StartPullCall(Worker& worker, std::shared_ptr<BlockStream> stream) {
+  ServeBlockCall(stream, [&worker](const auto& stream, const grpc::ByteBuffer& first) {
+    return Begin(worker, stream, first);
+  });
+}
+
+}  // namespace chorale

@@ -1,0 +1,142 @@
+#include "services/worker/store_client.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include <grpcpp/client_context.h>
+
+#include "absl/time/clock.h"
+#include "cache/rendezvous.h"
+#include "chorale/v1/blocks.grpc.pb.h"
+#include "rpc/convert_blocks.h"
+#include "rpc/deadline.h"
+
+namespace chorale {
+namespace {
+
+constexpr absl::Duration kDown = absl::Seconds(1);
+
+// One question to several nodes.
+struct Question {
+  std::mutex mutex;
+  int keys = 0;
+  int open = 0;                                // answers that are missing; under mutex
+  std::vector<StoreClient::Part> parts;
+  std::vector<int> leading;                    // of each part; under mutex
+  std::function<void(StoreClient::Found)> on_found;
+
+  void Take(size_t part, int blocks) {
+    {
+      std::lock_guard lock(mutex);
+      leading[part] = blocks;
+      if (--open > 0) return;
+    }
+    on_found(Answer());
+  }
+
+  // Of the chain: up to the first key that its node does not have.
+  StoreClient::Found Answer() const {
+    StoreClient::Found found = {.blocks = keys};
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const std::vector<int>& places = parts[i].places;
+      if (leading[i] < static_cast<int>(places.size())) {
+        found.blocks = std::min(found.blocks, places[leading[i]]);
+      }
+    }
+    for (const StoreClient::Part& part : parts) {
+      const auto end = std::lower_bound(part.places.begin(), part.places.end(), found.blocks);
+      if (end == part.places.begin()) continue;
+      found.parts.push_back({part.address, {part.places.begin(), end}});
+    }
+    return found;
+  }
+};
+
+struct LookupCall {
+  std::unique_ptr<v1::Blocks::Stub> stub;
+  grpc::ClientContext context;
+  v1::LookupRequest request;
+  v1::LookupReply reply;
+};
+
+}  // namespace
+
+StoreClient::StoreClient(std::vector<std::string> nodes, int replicas, Channels& channels)
+    : nodes_(std::move(nodes)),
+      replicas_(replicas),
+      channels_(channels),
+      down_until_(nodes_.size(), absl::InfinitePast()) {}
+
+StoreClient::~StoreClient() {
+  std::unique_lock lock(mutex_);
+  answered_.wait(lock, [this] { return asking_ == 0; });
+}
+
+std::vector<std::string> StoreClient::NodesOf(const BlockKey& key) const {
+  std::vector<std::string> chosen;
+  const absl::Time now = absl::Now();
+  std::lock_guard lock(mutex_);
+  for (int node : RankNodes(key, nodes_, replicas_)) {
+    if (down_until_[node] <= now) chosen.push_back(nodes_[node]);
+  }
+  return chosen;
+}
+
+void StoreClient::NoteFailure(const std::string& address) {
+  const auto it = std::find(nodes_.begin(), nodes_.end(), address);
+  if (it == nodes_.end()) return;
+  std::lock_guard lock(mutex_);
+  down_until_[it - nodes_.begin()] = absl::Now() + kDown;
+}
+
+int StoreClient::nodes_down() const {
+  const absl::Time now = absl::Now();
+  std::lock_guard lock(mutex_);
+  return static_cast<int>(std::count_if(down_until_.begin(), down_until_.end(),
+                                        [&](absl::Time until) { return until > now; }));
+}
+
+void StoreClient::Lookup(std::vector<BlockKey> keys, absl::Duration timeout,
+                         std::function<void(Found)> on_found) {
+  std::map<std::string, std::vector<int>> by_node;
+  for (size_t place = 0; place < keys.size(); ++place) {
+    const std::vector<std::string> nodes = NodesOf(keys[place]);
+    if (nodes.empty()) {
+      keys.resize(place);  // nobody can be asked for it: the prefix ends here
+      break;
+    }
+    by_node[nodes.front()].push_back(static_cast<int>(place));
+  }
+  auto question = std::make_shared<Question>();
+  question->keys = static_cast<int>(keys.size());
+  question->open = static_cast<int>(by_node.size());
+  question->on_found = std::move(on_found);
+  if (by_node.empty()) return question->on_found({});
+  for (auto& [address, places] : by_node) question->parts.push_back({address, std::move(places)});
+  question->leading.assign(question->parts.size(), 0);
+  {
+    std::lock_guard lock(mutex_);
+    asking_ += static_cast<int>(question->parts.size());
+  }
+  for (size_t i = 0; i < question->parts.size(); ++i) {
+    auto call = std::make_shared<LookupCall>();
+    const std::string& address = question->parts[i].address;
+    call->stub = v1::Blocks::NewStub(channels_.Get(address));
+    SetDeadline(call->context, absl::Now() + timeout);
+    for (int place : question->parts[i].places) {
+      call->request.add_keys(std::string(keys[place].AsBytes()));
+    }
+    call->stub->async()->Lookup(&call->context, &call->request, &call->reply,
+                                [this, call, question, i](const grpc::Status& status) {
+                                  const int blocks = std::max(0, call->reply.blocks());
+                                  if (!status.ok()) NoteFailure(question->parts[i].address);
+                                  question->Take(i, status.ok() ? blocks : 0);
+                                  std::lock_guard lock(mutex_);
+                                  if (--asking_ == 0) answered_.notify_all();
+                                });
+  }
+}
+
+}  // namespace chorale
