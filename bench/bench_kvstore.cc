@@ -2,13 +2,8 @@
 // those that are missing, as workers do, and a client of its own that times gets of blocks that are
 // always in memory. Says whether the store kept its limits of memory and disk.
 //
-// Napkin: a get of 64 KiB over a unix socket is two copies by the kernel and one each by gRPC on both
-// sides, about 60 us of a core; two cores that are shared with the clients move 1 to 1.5 GB/s.
-#include <poll.h>
-#include <signal.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
+// Napkin: a get of 64 KiB over a unix socket is two copies by the kernel and one each by gRPC on
+// both sides, about 60 us of a core; two cores that are shared with the clients move 1 to 1.5 GB/s.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -22,6 +17,10 @@
 #include <vector>
 
 #include <CLI/CLI.hpp>
+#include <poll.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -47,8 +46,8 @@ struct Options {
   std::string commit;
 };
 
-constexpr uint64_t kProbed = 16;      // blocks that are always in memory
-constexpr uint64_t kVerifiedOf = 8;   // one get in so many has its content compared by the client
+constexpr uint64_t kProbed = 16;     // blocks that are always in memory
+constexpr uint64_t kVerifiedOf = 8;  // one get in so many has its content compared by the client
 constexpr double kGetP99MaxMs = 2;
 
 // Most blocks have 64 KiB, some 128, few 256.
@@ -69,8 +68,8 @@ class Zipf {
   }
   uint64_t Draw(double uniform) const {
     const auto it = std::upper_bound(sums_.begin(), sums_.end(), uniform * sums_.back());
-    return static_cast<uint64_t>(std::min<ptrdiff_t>(it - sums_.begin(),
-                                                     static_cast<ptrdiff_t>(sums_.size()) - 1));
+    return static_cast<uint64_t>(
+        std::min<ptrdiff_t>(it - sums_.begin(), static_cast<ptrdiff_t>(sums_.size()) - 1));
   }
 
  private:

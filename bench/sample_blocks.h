@@ -1,4 +1,5 @@
-// Blocks whose keys and bytes are functions of a number, so that any block can be checked by its key.
+// Blocks whose keys and bytes are functions of a number, so that any block can be checked by its
+// key.
 #pragma once
 
 #include <cstdlib>

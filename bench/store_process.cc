@@ -1,5 +1,7 @@
 #include "bench/store_process.h"
 
+#include <filesystem>
+
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -7,15 +9,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <filesystem>
-
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/hash.h"
+#include "bench/sample_blocks.h"
 #include "rpc/channels.h"
 #include "rpc/limits.h"
-#include "bench/sample_blocks.h"
 
 extern char** environ;
 
@@ -26,8 +26,8 @@ StoreProcess::StoreProcess(const std::string& program, const std::string& folder
   const std::string address_file = folder + "/address";
   std::filesystem::remove(address_file);
   address_ = absl::StrCat("unix:", folder, "/socket");
-  std::vector<std::string> words = {program,      "--listen",      address_, "--address-file",
-                                    address_file, "--dir", folder + "/disk"};
+  std::vector<std::string> words = {program,      "--listen", address_,        "--address-file",
+                                    address_file, "--dir",    folder + "/disk"};
   words.insert(words.end(), flags.begin(), flags.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());

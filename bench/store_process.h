@@ -16,8 +16,8 @@ namespace chorale {
 // Killed when the object goes.
 class StoreProcess {
  public:
-  // Starts `program` on a unix socket in `folder`, where its log and its disk tier go too, and waits
-  // until it serves. CHECKs that it does within a minute.
+  // Starts `program` on a unix socket in `folder`, where its log and its disk tier go too, and
+  // waits until it serves. CHECKs that it does within a minute.
   StoreProcess(const std::string& program, const std::string& folder,
                const std::vector<std::string>& flags);
   ~StoreProcess();
@@ -44,8 +44,8 @@ std::optional<v1::PushReply> PushBlocks(v1::Blocks::Stub& stub,
                                         const std::vector<uint64_t>& numbers,
                                         int64_t (*bytes_of)(uint64_t));
 
-// How many leading blocks came, in how many bytes; CHECKs that those that came are right when `verify`
-// says so, else only their length.
+// How many leading blocks came, in how many bytes; CHECKs that those that came are right when
+// `verify` says so, else only their length.
 struct Pulled {
   int blocks = 0;
   int64_t bytes = 0;

@@ -12,8 +12,8 @@
 
 #include "absl/time/clock.h"
 #include "base/check.h"
+#include "base/checked_copy.h"
 #include "base/hash.h"
-#include "rpc/checked_copy.h"
 #include "rpc/kv_pull.h"
 #include "rpc/raw_message.h"
 
@@ -56,7 +56,6 @@ class TransferReceiver::Stream {
     for (int i = first; i < last; ++i) {
       message.mutable_pull()->add_keys(std::string(TransferKey(i).AsBytes()));
     }
-    message.mutable_pull()->set_first_block(first);
     if (region_ != nullptr) message.mutable_pull()->set_shared_region(region_->address());
     pull_ = KvPull::Create({.channel = std::move(channel),
                             .method = "/chorale.v1.Blocks/Pull",

@@ -15,10 +15,10 @@
 #include "base/hash.h"
 #include "base/random.h"
 #include "chorale/v1/blocks.grpc.pb.h"
+#include "rpc/bidi_stream.h"
 #include "rpc/kv_frame.h"
 #include "rpc/raw_message.h"
 #include "rpc/server.h"
-#include "rpc/server_stream.h"
 #include "rpc/shared_region.h"
 #include "rpc/status.h"
 
@@ -65,7 +65,11 @@ class PullCall : public std::enable_shared_from_this<PullCall> {
     }
     if (message->has_pull()) {
       std::lock_guard lock(mutex_);
-      next_ = message->pull().first_block();
+      next_ = 0;
+      while (next_ < pool_.size.blocks() &&
+             TransferKey(next_).AsBytes() != message->pull().keys(0)) {
+        ++next_;
+      }
       end_ = std::min(pool_.size.blocks(), next_ + message->pull().keys_size());
       shared_ = message->pull().shared_region() == pool_.address;
     }

@@ -30,7 +30,7 @@ absl::StatusOr<std::vector<BlockId>> BlockPool::Allocate(int count) {
   free_.resize(free_.size() - count);
   for (BlockId block : taken) {
     CHECK_EQ(blocks_[block].refs, 0);
-    blocks_[block].refs = 1;
+    blocks_[block] = {.refs = 1};
   }
   return taken;
 }
@@ -84,7 +84,7 @@ void BlockPool::Forget(BlockId id) {
   if (record_events_) {
     events_.push_back({.key = block.key, .removed = true, .index = block.index});
   }
-  block = {.refs = block.refs};
+  block = {.refs = block.refs, .sealed = true, .checksum = block.checksum};
 }
 
 void BlockPool::Publish(BlockId id, const BlockKey& key, const BlockKey& parent, int index,
@@ -100,6 +100,7 @@ void BlockPool::Publish(BlockId id, const BlockKey& key, const BlockKey& parent,
   block = {.refs = block.refs,
            .index = index,
            .published = true,
+           .sealed = true,
            .checksum = checksum,
            .key = key,
            .parent = parent};

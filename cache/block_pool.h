@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -73,6 +74,12 @@ class BlockPool {
   // Of a published block.
   const BlockKey& key(BlockId block) const { return Published(block).key; }
   uint64_t checksum(BlockId block) const { return Published(block).checksum; }
+  // Of a held block that is published, or was; nothing for one that never was. The bytes of a block
+  // that was unpublished may not match it any more: do not take a new one.
+  std::optional<uint64_t> SealedChecksum(BlockId block) const {
+    const Block& b = blocks_.at(block);
+    return b.sealed ? std::optional(b.checksum) : std::nullopt;
+  }
   // Calls `visit` with each, in the order of their numbers; it must not change the pool.
   void ForEachPublished(absl::FunctionRef<void(const PublishedBlock&)> visit) const;
 
@@ -95,6 +102,7 @@ class BlockPool {
     int refs = 0;
     int index = 0;
     bool published = false;
+    bool sealed = false;  // was published since it was allocated
     uint64_t checksum = 0;
     BlockKey key;
     BlockKey parent;

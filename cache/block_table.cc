@@ -5,8 +5,8 @@
 namespace chorale {
 namespace {
 
-// A slab moves to another size when the oldest block there is this many times as old as ours: moving
-// costs many blocks at once, so sizes that are about equally busy are left alone.
+// A slab moves to another size when the oldest block there is this many times as old as ours:
+// moving costs many blocks at once, so sizes that are about equally busy are left alone.
 constexpr uint64_t kAgeRatio = 2;
 
 // See the head of the header: all blocks of a size cost the same.
@@ -220,8 +220,7 @@ std::optional<uint32_t> BlockTable::ColdestSlab(const Size& size) const {
   double last_use_min = 0;
   for (const uint32_t slab : size.slabs) {
     if (slab == kNone || uses_[slab].blocks_held > 0) continue;
-    const double last_use =
-        static_cast<double>(uses_[slab].last_use_sum) / uses_[slab].blocks_used;
+    const double last_use = static_cast<double>(uses_[slab].last_use_sum) / uses_[slab].blocks_used;
     if (coldest && last_use >= last_use_min) continue;
     coldest = slab;
     last_use_min = last_use;

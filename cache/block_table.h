@@ -3,15 +3,15 @@
 //   Reserve --> filling --Commit--> ready --Remove, or evicted--> removed --last Unpin--> forgotten
 //               (pinned)  \________________Remove___________________^
 //
-// A filling block has its slot and its key but no bytes yet; its owner holds a pin. A pinned block is
-// not evicted. A removed block is not found any more and its key may be reserved anew; its slot is
-// kept until the last pin goes, so whoever reads it reads its bytes and no other's.
+// A filling block has its slot and its key but no bytes yet; its owner holds a pin. A pinned block
+// is not evicted. A removed block is not found any more and its key may be reserved anew; its slot
+// is kept until the last pin goes, so whoever reads it reads its bytes and no other's.
 //
 // Room is made within a slot size by its cheapest block (cache/eviction.h), all blocks costing the
 // same: a store sees blocks, not chains, and a later block that is dearer to recompute is worth
 // nothing once an earlier one is gone. Callers touch chains from the leaf to the root instead, so
-// that the leaf goes first. When another size's cheapest block has not been used for much longer, or
-// the own size has none, a whole slab of the other is emptied, so that sizes follow the load.
+// that the leaf goes first. When another size's cheapest block has not been used for much longer,
+// or the own size has none, a whole slab of the other is emptied, so that sizes follow the load.
 //
 // Deterministic: age is counted in operations. Not thread safe.
 #pragma once
@@ -34,7 +34,7 @@ struct BlockMeta {
   int64_t bytes = 0;
   uint64_t checksum = 0;  // Checksum64 of its bytes
   uint32_t format = 0;
-  int32_t index = 0;      // from the start of its prompt
+  int32_t index = 0;  // from the start of its prompt
 
   bool operator==(const BlockMeta&) const = default;
 };
@@ -109,7 +109,7 @@ class BlockTable {
     std::vector<Number> blocks;  // by slot; kNone: none
     uint32_t place = 0;          // in its Size
     uint32_t blocks_used = 0;
-    uint32_t blocks_held = 0;    // pinned
+    uint32_t blocks_held = 0;  // pinned
     uint64_t last_use_sum = 0;
   };
   static constexpr Number kNone = UINT32_MAX;

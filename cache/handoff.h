@@ -11,8 +11,7 @@
 // Each side owns its blocks and writes into nobody else's. A message may be lost, doubled, delayed,
 // overtaken, or come after its attempt was cancelled or its process died. What makes that harmless:
 //
-//   - A transfer has an id that is never used again, and each attempt at it a higher epoch. A
-//   sender
+//   - A transfer has an id that is never used again, each attempt at it a higher epoch. A sender
 //     ignores epochs below the one it serves and lets go of the old one when a higher one comes; a
 //     receiver ignores every epoch but its own.
 //   - A sender remembers for a while which attempts have ended, so that a pull which arrives after
@@ -22,7 +21,9 @@
 //   - A receiver takes a block when the copy that it made has the checksum that was sent with the
 //     key it asked for. So a sender may lose its lease, or crash, in the midst of a copy.
 //
-// The messages travel as proto/chorale/v1/blocks.proto says, or any other way.
+// Where one call carries an attempt (proto/chorale/v1/blocks.proto), its begin is kPull, its end is
+// kEnd or kRelease, and the epoch stays with the receiver. A transport that loses messages sends
+// them all.
 #pragma once
 
 #include <compare>

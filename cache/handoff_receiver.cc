@@ -48,9 +48,14 @@ HandoffVerdict HandoffReceiver::Check(const HandoffTicket& ticket, int index,
 
 HandoffVerdict HandoffReceiver::Accept(const HandoffTicket& ticket, int index, const BlockKey& key,
                                        uint64_t checksum, std::span<const std::byte> bytes) {
+  return Accept(ticket, index, key, checksum, Checksum64(bytes));
+}
+
+HandoffVerdict HandoffReceiver::Accept(const HandoffTicket& ticket, int index, const BlockKey& key,
+                                       uint64_t checksum, uint64_t checksum_here) {
   const HandoffVerdict verdict = Check(ticket, index, key);
   if (verdict != HandoffVerdict::kWanted) return Counted(verdict);
-  if (Checksum64(bytes) != checksum) return Counted(HandoffVerdict::kBadChecksum);
+  if (checksum_here != checksum) return Counted(HandoffVerdict::kBadChecksum);
   Transfer& transfer = open_.at(ticket.transfer.number);
   transfer.taken[static_cast<size_t>(index)] = true;
   while (static_cast<size_t>(transfer.leading) < transfer.keys.size() &&

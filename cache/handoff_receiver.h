@@ -73,6 +73,9 @@ class HandoffReceiver {
   // why not; then the bytes mean nothing, and at kRepeated those that came before are intact.
   HandoffVerdict Accept(const HandoffTicket& ticket, int index, const BlockKey& key,
                         uint64_t checksum, std::span<const std::byte> bytes);
+  // The same for a caller that has the checksum of its bytes already.
+  HandoffVerdict Accept(const HandoffTicket& ticket, int index, const BlockKey& key,
+                        uint64_t checksum, uint64_t checksum_here);
   // kEnd came: in this attempt `granted` blocks were granted, from the first that was pulled on.
   // kTaken, or kStale or kUnwanted with nothing changed.
   HandoffVerdict End(const HandoffTicket& ticket, int granted);

@@ -48,8 +48,8 @@ std::optional<int64_t> SlabAllocator::Allocate(int64_t slot_bytes) {
   const Slab& slab = slabs_[number];
   for (size_t word = 0; word < slab.used.size(); ++word) {
     if (slab.used[word] == ~uint64_t{0}) continue;
-    const uint32_t slot = static_cast<uint32_t>(word * 64) +
-                          static_cast<uint32_t>(std::countr_one(slab.used[word]));
+    const uint32_t slot =
+        static_cast<uint32_t>(word * 64) + static_cast<uint32_t>(std::countr_one(slab.used[word]));
     Take(number, slot);
     return number * slab_bytes_ + slot * slot_bytes;
   }

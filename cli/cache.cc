@@ -235,7 +235,6 @@ std::string CountersText(const Survey& survey, const std::string& only) {
         add(answer.server.name, tier.tier(), tier.counters());
       }
     }
-    add(answer.server.name, "-", answer.stat.counters());
   }
   return Table(rows);
 }
@@ -264,7 +263,6 @@ Json StatToJson(const Survey& survey, const std::string& only) {
                          {"address", answer.server.address},
                          {"id", answer.stat.id()},
                          {"tiers", std::move(tiers)},
-                         {"counters", CountersToJson(answer.stat.counters())},
                          {"sequence", answer.stat.sequence()},
                          {"digest", absl::BytesToHexString(answer.stat.digest())}});
   }

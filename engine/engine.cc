@@ -38,7 +38,9 @@ Engine::State::State(const EngineOptions& options, std::shared_ptr<const Transfo
                                     : options.memory),
       kv{.data = memory.data(), .shape = shape},
       pool(options.blocks),
-      sender({.lease = options.lease, .blocks_held_max = INT64_MAX, .transfers_max = kLoansMax},
+      sender({.lease = options.lease,
+              .blocks_held_max = std::max(1, options.blocks / 2),
+              .transfers_max = kLoansMax},
              [this](HandoffBlock block) { pool.Release(static_cast<BlockId>(block)); }),
       published_by(options.blocks),
       forward(threads) {
@@ -191,10 +193,11 @@ const BlockKey& Engine::State::KeyOfFull(Sequence& sequence, int block) {
   CHECK_LE(static_cast<size_t>(block + 1) * kernels::kBlockTokens, sequence.tokens.size());
   while (static_cast<int>(sequence.keys.size()) <= block) {
     const int begin = static_cast<int>(sequence.keys.size()) * kernels::kBlockTokens;
-    sequence.keys.push_back(MakeBlockKey(
-        begin == 0 ? BlockKey{} : sequence.keys.back(),
-        std::span(sequence.tokens).subspan(begin, kernels::kBlockTokens),
-        WriterOf(sequence, begin, begin + kernels::kBlockTokens), sequence.request->scope.SaltOf(begin + kernels::kBlockTokens)));
+    sequence.keys.push_back(
+        MakeBlockKey(begin == 0 ? BlockKey{} : sequence.keys.back(),
+                     std::span(sequence.tokens).subspan(begin, kernels::kBlockTokens),
+                     WriterOf(sequence, begin, begin + kernels::kBlockTokens),
+                     sequence.request->scope.SaltOf(begin + kernels::kBlockTokens)));
   }
   return sequence.keys[block];
 }
@@ -207,6 +210,8 @@ BlockKey Engine::State::KeyOfPrompt(Sequence& sequence, int block) {
                       WriterOf(sequence, begin, sequence.goal()),
                       sequence.request->scope.SaltOf(sequence.goal()));
 }
+
+void Engine::Advance(absl::Time now) { state_->now = std::max(state_->now, now); }
 
 bool Engine::Step(absl::FunctionRef<absl::Time()> clock, std::vector<EngineEvent>& events) {
   const bool ran = state_->Step(clock);

@@ -49,7 +49,8 @@ struct EngineOptions {
   int sequences_max = 64;      // running at once; at most half of step_tokens_max
   int waiting_max = 256;       // requests queued; more are refused with ResourceExhausted
   absl::Duration lease = absl::Seconds(5);  // of a loan whose reader is silent
-  // Where the blocks lie, aligned to 64 bytes, outliving the engine; empty: the engine's own memory.
+  // Where the blocks lie, aligned to 64 bytes, outliving the engine; empty: the engine's own
+  // memory.
   std::span<std::byte> memory = {};
 };
 
@@ -88,8 +89,9 @@ class Engine {
   void Cancel(RequestId id, const absl::Status& why);
 
   // ---- Blocks that arrive, for a request that awaits them (NeedBlocksEvent): transfer.cc ----
-  // A request is delivered to by one source after another; a delivery's number is its epoch, and what
-  // a former source still says is ignored, as is what is not wanted, repeated, or of an ended request.
+  // A request is delivered to by one source after another; a delivery's number is its epoch, and
+  // what a former source still says is ignored, as is what is not wanted, repeated, or of an ended
+  // request.
 
   // Copies a piece of a block, its `index` counted from the prompt's start, into the room that is
   // reserved for it. The pieces of one block come in order.
@@ -124,13 +126,14 @@ class Engine {
   // A loan holds blocks for a reader elsewhere. It ends when all are returned, by EndLoan, or when
   // nothing was asked or returned for the length of a lease (EngineOptions); LoanEndedEvent tells.
   //
-  // Lends the blocks of the longest prefix of `keys` that is here; returns their number.
-  // ResourceExhausted: too much is lent already. AlreadyExists: the id is in use.
-  absl::StatusOr<int> Lend(RequestId loan, std::span<const BlockKey> keys);
-  // Lends a written block of a live prefill request too, so that it may outlive the request; returns
-  // its place in the loan.
+  // Lends the block with this key; returns its place in the loan, nothing when it is not here.
+  // ResourceExhausted: too much is lent already.
+  absl::StatusOr<std::optional<int>> Lend(RequestId loan, const BlockKey& key);
+  // Lends a written block of a prefill request, so that it may outlive the request; returns its
+  // place. NotFound: the request has ended.
   absl::StatusOr<int> LendWritten(RequestId loan, RequestId prefill, int index);
-  // The block at a place of a loan; nothing when it is not lent any more.
+  // The block at a place of a loan, its checksum as of when it was lent; nothing when it is not
+  // lent any more.
   std::optional<BlockView> ReadLent(RequestId loan, int place);
   void ReturnLent(RequestId loan, int place);
   // Nothing more will be lent: the loan ends when the last block is returned.
@@ -151,6 +154,9 @@ class Engine {
   // findable already first; TakeBlockEvents has to be called now and then.
   void RecordBlockEvents();
   std::vector<BlockEvent> TakeBlockEvents();
+
+  // Time goes on between steps too: what is lent next is lent from `now` on.
+  void Advance(absl::Time now);
 
   // Who hears of layers while a batch runs (LayersEvent); may read the engine, nothing else.
   void OnLayers(std::function<void(const LayersEvent&)> listener);

@@ -25,19 +25,36 @@ void Engine::State::Enqueue(Sequence& sequence) {
   waiting.emplace(sequence.order, &sequence);
 }
 
-// The blocks of the longest prefix of `keys` that is here, as they were published: one whose bytes
-// have changed is dropped, and with it what follows.
-std::vector<BlockId> Engine::State::AcquireIntact(std::span<const BlockKey> keys) {
-  std::vector<BlockId> blocks = pool.AcquirePrefix(keys);
+// How many of these blocks, from the first on, are as they were published; the first that is not is
+// found no more.
+int Engine::State::CountIntact(std::span<const BlockId> blocks) {
   const auto bad = std::find_if(blocks.begin(), blocks.end(), [&](BlockId block) {
     return Checksum64(BytesOf(block)) != pool.checksum(block);
   });
-  if (bad == blocks.end()) return blocks;
-  ++counters.blocks_corrupt;
-  pool.Unpublish(*bad);
-  for (auto block = bad; block != blocks.end(); ++block) pool.Release(*block);
-  blocks.erase(bad, blocks.end());
-  return blocks;
+  if (bad != blocks.end()) {
+    ++counters.blocks_corrupt;
+    pool.Unpublish(*bad);
+  }
+  return static_cast<int>(bad - blocks.begin());
+}
+
+// From the end: what is released first counts as used least recently.
+void Engine::State::ReleaseFrom(std::vector<BlockId>& blocks, int begin) {
+  while (static_cast<int>(blocks.size()) > begin) {
+    pool.Release(blocks.back());
+    blocks.pop_back();
+  }
+}
+
+// Adds new blocks up to `total`. False when there are not enough; then all are released.
+bool Engine::State::AddBlocks(std::vector<BlockId>& blocks, int total) {
+  const auto fresh = pool.Allocate(total - static_cast<int>(blocks.size()));
+  if (!fresh.ok()) {
+    ReleaseFrom(blocks, 0);
+    return false;
+  }
+  blocks.insert(blocks.end(), fresh->begin(), fresh->end());
+  return true;
 }
 
 // Gives the sequence blocks for all its tokens: those found in the cache, and new ones. False, and
@@ -47,15 +64,17 @@ bool Engine::State::Place(Sequence& sequence) {
   std::vector<BlockId> blocks;
   if (const int full = sequence.goal() / kernels::kBlockTokens; r.reuse_prefix && full > 0) {
     KeyOfFull(sequence, full - 1);
-    blocks = AcquireIntact(std::span<const BlockKey>(sequence.keys).first(full));
+    blocks = pool.AcquirePrefix(std::span<const BlockKey>(sequence.keys).first(full));
   }
-  const int found = static_cast<int>(blocks.size());
-  auto fresh = pool.Allocate(BlocksOf(sequence.tokens.size()) - found);
-  if (!fresh.ok()) {
-    for (BlockId block : blocks) pool.Release(block);
-    return false;
+  // Verified only when there is room: a request that waits is placed again and again.
+  int found = static_cast<int>(blocks.size());
+  const int total = BlocksOf(sequence.tokens.size());
+  if (!AddBlocks(blocks, total)) return false;
+  if (const int intact = CountIntact(std::span(blocks).first(found)); intact < found) {
+    ReleaseFrom(blocks, intact);
+    found = intact;
+    if (!AddBlocks(blocks, total)) return false;
   }
-  blocks.insert(blocks.end(), fresh->begin(), fresh->end());
   sequence.blocks = std::move(blocks);
   sequence.published = found;
   sequence.computed = found * kernels::kBlockTokens;
@@ -122,11 +141,7 @@ void Engine::State::ReportPrefill(const Sequence& sequence, bool done) {
 
 // Blocks, and the place in every queue.
 void Engine::State::GiveBack(Sequence& sequence) {
-  // From the end: what is released first counts as used least recently.
-  for (auto block = sequence.blocks.rbegin(); block != sequence.blocks.rend(); ++block) {
-    pool.Release(*block);
-  }
-  sequence.blocks.clear();
+  ReleaseFrom(sequence.blocks, 0);
   sequence.computed = 0;
   sequence.published = 0;
   StopAwaiting(sequence);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/checked_copy.h"
 #include "cache/block_pool.h"
 #include "cache/handoff.h"
 #include "engine/request.h"
@@ -26,6 +27,12 @@ enum class Phase {
   kHeld,            // a prefill request, all written
 };
 
+// What has come of a block that is awaited.
+struct Arrival {
+  size_t bytes = 0;
+  CheckedCopy copy;
+};
+
 struct Request;
 
 // One continuation of a prompt; a prefill request has one too, which never decodes.
@@ -37,12 +44,11 @@ struct Sequence {
   std::vector<TokenId> tokens;  // prompt and output; empty before the first place in the queue
   int computed = 0;             // leading tokens whose K/V is in `blocks`
   std::vector<BlockId> blocks;
-  std::vector<BlockKey> keys;   // of full blocks of `tokens`, as far as they were needed
-  int published = 0;            // leading blocks that were offered to the prefix index
-  // While awaiting blocks: the hand-off, and of each block behind the published ones how many bytes
-  // have come.
+  std::vector<BlockKey> keys;  // of full blocks of `tokens`, as far as they were needed
+  int published = 0;           // leading blocks that were offered to the prefix index
+  // While awaiting blocks: the hand-off, and each block behind the published ones.
   std::optional<HandoffTicket> ticket;
-  std::vector<size_t> arrived;
+  std::vector<Arrival> arrived;
   std::optional<Sampler> sampler;
   std::optional<TextStream> text;  // absent without a tokenizer
 

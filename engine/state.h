@@ -40,7 +40,9 @@ struct Engine::State {
 
   // The life of a sequence: lifecycle.cc.
   void Enqueue(Sequence& sequence);
-  std::vector<BlockId> AcquireIntact(std::span<const BlockKey> keys);
+  int CountIntact(std::span<const BlockId> blocks);
+  void ReleaseFrom(std::vector<BlockId>& blocks, int begin);
+  bool AddBlocks(std::vector<BlockId>& blocks, int total);
   bool Place(Sequence& sequence);
   void EndPrompt(Sequence& sequence);
   void Publish(Sequence& sequence);
@@ -60,7 +62,8 @@ struct Engine::State {
   void StopAwaiting(Sequence& sequence);
   BlockView ViewOf(BlockId block, const BlockKey& key);
   // Takes over a reference of `block`; returns its place in the loan.
-  absl::StatusOr<int> LendBlock(RequestId loan, BlockId block, const BlockKey& key);
+  absl::StatusOr<int> LendBlock(RequestId loan, BlockId block, const BlockKey& key,
+                                uint64_t checksum);
   void ExpireLoans();
   std::span<std::byte> BytesOf(BlockId block) {
     return memory.subspan(block * shape.block_bytes(), shape.block_bytes());
@@ -94,11 +97,16 @@ struct Engine::State {
   // never used again within one engine, and nobody else hears of them: no incarnation is needed.
   HandoffSender sender;
   HandoffReceiver receiver{0};
+  struct Lent {
+    BlockId block;
+    BlockKey key;
+    uint64_t checksum;
+  };
   struct Loan {
     HandoffTicket ticket;
-    std::vector<std::pair<BlockId, BlockKey>> blocks;  // by place
-    int held = 0;                                      // of these
-    bool finished = false;                             // nothing more will be lent
+    std::vector<Lent> blocks;  // by place
+    int held = 0;              // of these
+    bool finished = false;     // nothing more will be lent
   };
   std::map<RequestId, Loan> loans;
   std::vector<int> published_by;  // IdOf the model whose request published a block
@@ -126,7 +134,7 @@ struct Engine::State {
   std::vector<EngineEvent> events;  // since the last step
   std::function<void(const LayersEvent&)> on_layers;
   double prompt_token_us = 0;
-  EngineStats counters;             // only those that grow
+  EngineStats counters;  // only those that grow
 };
 
 // How many blocks hold so many tokens.

@@ -31,7 +31,7 @@ void Engine::State::AwaitBlocks(Sequence& sequence) {
   for (int i = sequence.published; i < BlocksOf(sequence.goal()); ++i) {
     keys.push_back(KeyOfPrompt(sequence, i));
   }
-  sequence.arrived.assign(keys.size(), 0);
+  sequence.arrived = std::vector<Arrival>(keys.size());
   sequence.ticket = receiver.Open(std::move(keys), absl::InfiniteFuture());
   Emit(Needed(sequence));
 }
@@ -72,12 +72,12 @@ void Engine::DeliverPiece(RequestId id, uint64_t epoch, int index,
   Sequence* sequence = state_->FindWanting(id, epoch, index);
   if (sequence == nullptr) return;
   const std::span<std::byte> room = state_->BytesOf(sequence->blocks[index]);
-  size_t& arrived = sequence->arrived[index - sequence->published];
+  Arrival& arrived = sequence->arrived[index - sequence->published];
   // Too much is noted by size alone: CompleteBlock refuses it.
-  if (arrived <= room.size() && piece.size() <= room.size() - arrived) {
-    std::memcpy(room.data() + arrived, piece.data(), piece.size());
+  if (arrived.bytes <= room.size() && piece.size() <= room.size() - arrived.bytes) {
+    arrived.copy.Append(room.data() + arrived.bytes, piece);
   }
-  arrived += piece.size();
+  arrived.bytes += piece.size();
 }
 
 absl::Status Engine::CompleteBlock(RequestId id, uint64_t epoch, int index, const BlockKey& key,
@@ -86,7 +86,8 @@ absl::Status Engine::CompleteBlock(RequestId id, uint64_t epoch, int index, cons
   if (sequence == nullptr) return absl::OkStatus();
   const int place = index - sequence->published;
   const std::span<std::byte> room = state_->BytesOf(sequence->blocks[index]);
-  const size_t arrived = std::exchange(sequence->arrived[place], 0);
+  const size_t arrived = std::exchange(sequence->arrived[place].bytes, 0);
+  const uint64_t checksum_here = sequence->arrived[place].copy.Finish();
   absl::Status status;
   std::vector<std::byte> packed;
   if (state_->IsPacked(arrived)) {
@@ -99,9 +100,8 @@ absl::Status Engine::CompleteBlock(RequestId id, uint64_t epoch, int index, cons
                         index, arrived, room.size()));
   }
   if (status.ok()) {
-    const HandoffVerdict verdict = state_->receiver.Accept(
-        *sequence->ticket, place, key, checksum,
-        packed.empty() ? std::span<const std::byte>(room) : std::span<const std::byte>(packed));
+    const HandoffVerdict verdict =
+        state_->receiver.Accept(*sequence->ticket, place, key, checksum, checksum_here);
     if (verdict == HandoffVerdict::kTaken) return absl::OkStatus();
     if (verdict == HandoffVerdict::kWrongKey) {
       status = absl::InvalidArgumentError(
@@ -121,7 +121,7 @@ std::optional<NeedBlocksEvent> Engine::NextDelivery(RequestId id) {
   absl::StatusOr<HandoffTicket> next = state_->receiver.Restart(*sequence->ticket);
   CHECK(next.ok()) << next.status();
   sequence->ticket = *next;
-  std::ranges::fill(sequence->arrived, 0);
+  sequence->arrived = std::vector<Arrival>(sequence->arrived.size());
   return state_->Needed(*sequence);
 }
 
@@ -168,7 +168,7 @@ std::span<const std::byte> Engine::ReadLayers(RequestId id, int index, int layer
 Engine::BlockView Engine::State::ViewOf(BlockId block, const BlockKey& key) {
   const std::span<const std::byte> bytes = BytesOf(block);
   return {.key = key,
-          .checksum = pool.published(block) ? pool.checksum(block) : Checksum64(bytes),
+          .checksum = pool.SealedChecksum(block).value_or(Checksum64(bytes)),
           .bytes = bytes,
           .offset = block * shape.block_bytes()};
 }
@@ -181,7 +181,8 @@ void Engine::ReleasePrefill(RequestId id) {
   state_->requests.erase(id);
 }
 
-absl::StatusOr<int> Engine::State::LendBlock(RequestId id, BlockId block, const BlockKey& key) {
+absl::StatusOr<int> Engine::State::LendBlock(RequestId id, BlockId block, const BlockKey& key,
+                                             uint64_t checksum) {
   Loan& loan = loans[id];
   // A loan may be idle for longer than a lease, while its next blocks are computed.
   if (!sender.open(loan.ticket)) {
@@ -194,35 +195,30 @@ absl::StatusOr<int> Engine::State::LendBlock(RequestId id, BlockId block, const 
   }
   const int place = static_cast<int>(loan.blocks.size());
   RETURN_IF_ERROR(sender.Grant(loan.ticket, place, block));
-  loan.blocks.push_back({block, key});
+  loan.blocks.push_back({block, key, checksum});
   ++loan.held;
   ++counters.blocks_lent;
   return place;
 }
 
-absl::StatusOr<int> Engine::Lend(RequestId loan, std::span<const BlockKey> keys) {
-  if (state_->loans.contains(loan)) {
-    return absl::AlreadyExistsError(absl::StrFormat("loan id %d is in use", loan));
-  }
-  const std::vector<BlockId> blocks = state_->pool.AcquirePrefix(keys);
-  absl::Status status;
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    if (!status.ok()) {
-      state_->pool.Release(blocks[i]);
-    } else {
-      status = state_->LendBlock(loan, blocks[i], keys[i]).status();
-    }
-  }
-  if (status.ok()) return static_cast<int>(blocks.size());
-  EndLoan(loan);
-  return status;
+absl::StatusOr<std::optional<int>> Engine::Lend(RequestId loan, const BlockKey& key) {
+  const std::vector<BlockId> found = state_->pool.AcquirePrefix({&key, 1});
+  if (found.empty()) return std::nullopt;
+  ASSIGN_OR_RETURN(const int place,
+                   state_->LendBlock(loan, found[0], key, state_->pool.checksum(found[0])));
+  return place;
 }
 
 absl::StatusOr<int> Engine::LendWritten(RequestId loan, RequestId prefill, int index) {
-  const BlockKey key = ReadBlock(prefill, index).key;
-  const BlockId block = state_->Find(prefill)->sequences[0]->blocks[index];
+  // It may have ended already, and who asks has not heard of it yet.
+  Request* request = state_->Find(prefill);
+  if (request == nullptr) {
+    return absl::NotFoundError(absl::StrFormat("request %d has ended", prefill));
+  }
+  const BlockView view = ReadBlock(prefill, index);
+  const BlockId block = request->sequences[0]->blocks[index];
   state_->pool.Acquire(block);
-  return state_->LendBlock(loan, block, key);
+  return state_->LendBlock(loan, block, view.key, view.checksum);
 }
 
 std::optional<Engine::BlockView> Engine::ReadLent(RequestId id, int place) {
@@ -230,8 +226,12 @@ std::optional<Engine::BlockView> Engine::ReadLent(RequestId id, int place) {
   if (loan == state_->loans.end() || !state_->sender.holds(loan->second.ticket, place)) {
     return std::nullopt;
   }
-  const auto& [block, key] = loan->second.blocks[place];
-  return state_->ViewOf(block, key);
+  // The checksum is of the time when the block was lent: bytes that have changed do not match it.
+  const State::Lent& lent = loan->second.blocks[place];
+  return BlockView{.key = lent.key,
+                   .checksum = lent.checksum,
+                   .bytes = state_->BytesOf(lent.block),
+                   .offset = lent.block * state_->shape.block_bytes()};
 }
 
 void Engine::ReturnLent(RequestId id, int place) {
@@ -309,9 +309,8 @@ int Engine::EvictBlocks(std::string_view prefix) {
   state_->pool.ForEachPublished([&](const PublishedBlock& block) {
     if (absl::StartsWith(block.key.ToHex(), std::string(prefix))) chosen.push_back(block.block);
   });
-  return static_cast<int>(std::count_if(chosen.begin(), chosen.end(), [this](BlockId block) {
-    return state_->pool.Evict(block);
-  }));
+  return static_cast<int>(std::count_if(
+      chosen.begin(), chosen.end(), [this](BlockId block) { return state_->pool.Evict(block); }));
 }
 
 void Engine::RecordBlockEvents() { state_->pool.RecordEvents(true); }

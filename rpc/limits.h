@@ -10,8 +10,6 @@ inline constexpr int kMessageBytesMax = 16 << 20;
 
 // Payload of one KvFrame. Between 256 KiB and 1 MiB a raw byte stream moves the most.
 inline constexpr int64_t kFrameBytesMax = 1 << 20;
-// What one read from a connection takes at most. Larger ones are malloc's to map and clear anew.
-inline constexpr int kReadBytesMax = 1 << 20;
 // Blocks of one KvFrame that lie in shared memory.
 inline constexpr int kFramePiecesMax = 64;
 
@@ -22,5 +20,8 @@ inline constexpr int64_t kStreamBytesMax = 8 << 20;
 // of too_many_pings.
 inline constexpr int kKeepaliveMs = 3'000;  // a hung peer is lost after both times
 inline constexpr int kKeepaliveTimeoutMs = 3'000;
+
+// One attempt to connect. A busy machine takes much longer than an idle one.
+inline constexpr int kConnectTimeoutMs = 3'000;
 
 }  // namespace chorale

@@ -1,5 +1,4 @@
-// ServerStream: the sending side of a streaming call, for producers on other threads; and
-// BidiStream, the same for a call whose caller streams too.
+// ServerStream: the sending side of a streaming call, for producers on other threads.
 //
 // gRPC allows one write at a time and one end; a ServerStream queues what comes in between. It
 // keeps itself alive until gRPC is done with it, so that a producer may hold it longer than the
@@ -13,6 +12,7 @@
 #include <optional>
 #include <utility>
 
+#include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
 #include "absl/strings/str_format.h"
@@ -55,7 +55,9 @@ class ServerStream : public Reactor {
     if (queue_.empty()) this->Finish(*ended_);
   }
 
-  // Ends the call now, dropping what is queued, and tells the producer as a cancellation would.
+  // Ends the call now, dropping what is queued, and tells the producer as a cancellation would. A
+  // write that its caller does not take would never end: then the call is cancelled, where its
+  // context is known.
   void Abort(grpc::Status status) {
     {
       std::lock_guard lock(mutex_);
@@ -64,10 +66,17 @@ class ServerStream : public Reactor {
         bytes_pending_ -= queue_.back().bytes;
         queue_.pop_back();
       }
+      ended_ = std::move(status);
+      if (queue_.empty()) {
+        this->Finish(*ended_);
+      } else if (context_ != nullptr) {
+        context_->TryCancel();
+      }
     }
-    End(std::move(status));
     OnCancel();
   }
+  // The call's own, which lives as long as the call.
+  void SetContext(grpc::CallbackServerContext* context) { context_ = context; }
 
   // What is queued and not yet taken by the transport; for producers that pause.
   int64_t bytes_pending() const {
@@ -98,21 +107,21 @@ class ServerStream : public Reactor {
 
   // `self` is let go when gRPC is done with the call.
   void KeepUntilDone(std::shared_ptr<ServerStream> self) { self_ = std::move(self); }
-  // Runs `fn` under the lock unless the call has been ended or lost.
+  // Runs `fn` under the lock and returns true, unless the call was ended or lost.
   template <typename Fn>
-  void IfOpen(Fn fn) {
+  bool IfOpen(Fn fn) {
     std::lock_guard lock(mutex_);
-    if (!ended_ && !cancelled_) fn();
+    if (ended_ || cancelled_) return false;
+    fn();
+    return true;
   }
 
   void OnDone() override {
-    std::shared_ptr<ServerStream> self;
-    {
-      std::lock_guard lock(mutex_);
-      on_cancelled_ = nullptr;  // break cycles between the stream and what serves it
-      on_written_ = nullptr;
-      self = std::move(self_);
-    }
+    std::shared_ptr<ServerStream> self;  // let go after the lock
+    std::lock_guard lock(mutex_);
+    on_cancelled_ = nullptr;  // break cycles between the stream and what serves it
+    on_written_ = nullptr;
+    self = std::move(self_);
   }
 
  private:
@@ -149,12 +158,12 @@ class ServerStream : public Reactor {
     {
       std::lock_guard lock(mutex_);
       cancelled_ = true;
-      fn = std::move(on_cancelled_);
-      on_cancelled_ = nullptr;
+      fn = std::exchange(on_cancelled_, nullptr);
     }
     if (fn) fn();
   }
 
+  grpc::CallbackServerContext* context_ = nullptr;
   mutable std::mutex mutex_;
   std::deque<Queued> queue_;  // the front is being written
   int64_t bytes_pending_ = 0;
@@ -163,51 +172,6 @@ class ServerStream : public Reactor {
   std::function<void()> on_cancelled_;
   std::function<void()> on_written_;
   std::shared_ptr<ServerStream> self_;
-};
-
-// What is sent is queued as above; what the caller sends is read one message at a time.
-template <typename In, typename Out>
-class BidiStream : public ServerStream<Out, grpc::ServerBidiReactor<In, Out>> {
- public:
-  static std::shared_ptr<BidiStream> Create() {
-    std::shared_ptr<BidiStream> stream(new BidiStream);
-    stream->KeepUntilDone(stream);
-    return stream;
-  }
-
-  // Begins to read; called once, before the call's handler returns. `on_message` gets each message
-  // on a thread of gRPC's, and the next is read when it returns. `on_end` is called once, when no
-  // more will come: the caller has closed its side, or the call is over.
-  void OnMessage(std::function<void(const In&)> on_message, std::function<void()> on_end) {
-    on_message_ = std::move(on_message);
-    on_end_ = std::move(on_end);
-    this->StartRead(&in_);
-  }
-
- private:
-  BidiStream() = default;
-
-  void OnReadDone(bool ok) override {
-    bool reading = false;
-    if (ok) {
-      on_message_(in_);
-      this->IfOpen([&] {
-        reading = true;
-        this->StartRead(&in_);
-      });
-    }
-    if (!reading) on_end_();
-  }
-
-  void OnDone() override {
-    on_message_ = nullptr;  // break cycles here too
-    on_end_ = nullptr;
-    ServerStream<Out, grpc::ServerBidiReactor<In, Out>>::OnDone();
-  }
-
-  In in_;
-  std::function<void(const In&)> on_message_;
-  std::function<void()> on_end_;
 };
 
 }  // namespace chorale

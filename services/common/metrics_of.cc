@@ -99,10 +99,6 @@ void AddStat(const v1::StatBlocksReply& stat, MetricSet& metrics) {
           "A counter of the tier; `chorale cache stat --counters` has the same.", value, of_tier);
     }
   }
-  for (const auto& [name, value] : stat.counters()) {
-    metrics.Counter(absl::StrCat("chorale_kv_", name, "_total"), "A counter of the process.",
-                    value);
-  }
   metrics.Counter("chorale_kv_events_total", "Blocks that came or went.",
                   static_cast<double>(stat.sequence()));
 }

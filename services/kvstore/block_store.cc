@@ -61,9 +61,9 @@ absl::StatusOr<std::unique_ptr<BlockStore>> BlockStore::Create(const BlockStoreO
   ASSIGN_OR_RETURN(store->region_, SharedRegion::Create(options.dram_bytes));
   std::string formats_path;
   if (!options.dir.empty()) {
-    const DiskFileOptions disk = {.dir = options.dir,
-                                  .slabs = {.bytes_max = options.disk_bytes,
-                                            .slab_bytes = options.slab_bytes}};
+    const DiskFileOptions disk = {
+        .dir = options.dir,
+        .slabs = {.bytes_max = options.disk_bytes, .slab_bytes = options.slab_bytes}};
     ASSIGN_OR_RETURN(auto file, DiskFile::Open(disk));  // locks the folder before it is read
     ASSIGN_OR_RETURN(store->formats_, FormatTable::Open(options.dir + "/formats"));
     ASSIGN_OR_RETURN(store->disk_,
@@ -229,8 +229,7 @@ void BlockStore::FillFromDisk(const BlockKey& key, const BlockMeta& meta, Number
     std::lock_guard lock(mutex_);
     offset = dram_.block(number).offset;
   }
-  const absl::Status status =
-      disk_->Read(key, meta, Slot(offset, DiskFile::RoundUp(meta.bytes)));
+  const absl::Status status = disk_->Read(key, meta, Slot(offset, DiskFile::RoundUp(meta.bytes)));
   std::optional<Handle> handle = EndFilling(number, status.ok());
   if (handle) {
     done(std::move(handle));

@@ -9,8 +9,8 @@
 //     |  |    (put too)          backing ---------^     |  |   another process: Redis
 //
 // A block that is put is in memory at once, and on disk when the writer gets to it; when the writer
-// is behind by more than `write_behind_bytes` it stays in memory only. Nobody waits for the disk who
-// does not ask for a block that lies there, and one that is found below is brought up first.
+// is behind by more than `write_behind_bytes` it stays in memory only. Nobody waits for the disk
+// who does not ask for a block that lies there, and one that is found below is brought up first.
 //
 // Nothing is handed out that was not compared with its checksum, whatever tier it came from: what
 // does not match is dropped, counted, and looked for in the next tier.
@@ -37,6 +37,7 @@
 #include "cache/block_events.h"
 #include "cache/block_table.h"
 #include "rpc/shared_region.h"
+#include "services/kvstore/backing_tier.h"
 #include "services/kvstore/disk_tier.h"
 #include "services/kvstore/format_table.h"
 #include "services/kvstore/tier_stat.h"
@@ -44,33 +45,14 @@
 
 namespace chorale {
 
-// A tier in another process. Absent functions mean that there is none.
-struct BackingTier {
-  // Numbers of formats are the store's own; elsewhere a format goes by FormatTable::IdOf.
-  struct Found {
-    BlockMeta meta;  // without bytes and format
-    uint64_t format_id = 0;
-    std::vector<std::byte> bytes;
-  };
-  // May take as long as the tier's own deadline; its bytes are verified here again.
-  std::function<std::optional<Found>(const BlockKey&)> get;
-  // Never waits.
-  std::function<void(const BlockKey&, const BlockMeta&, uint64_t format_id,
-                     std::span<const std::byte>)>
-      put;
-  // How many of `keys`, from the first on, it has. As fast as `get`.
-  std::function<int(std::span<const BlockKey>)> count_prefix;
-  std::function<TierStat()> stat;
-};
-
 struct BlockStoreOptions {
   int64_t dram_bytes = int64_t{1} << 30;
-  int64_t slab_bytes = 4 << 20;   // the largest block
-  std::string dir;                // empty: no disk tier
+  int64_t slab_bytes = 4 << 20;  // the largest block
+  std::string dir;               // empty: no disk tier
   int64_t disk_bytes = 0;
   int64_t write_behind_bytes = 256 << 20;
   int disk_readers = 4;
-  bool record_events = false;     // for TakeEvents, which must be called then
+  bool record_events = false;  // for TakeEvents, which must be called then
 };
 
 class BlockStore {
@@ -125,14 +107,15 @@ class BlockStore {
   // Makes a chain count as fresh, its root last, so that it is eaten from its leaf.
   void Freshen(std::span<const BlockKey> keys);
 
-  // Which blocks became present and stopped being so since the last call, in order; the first brings
-  // those that were found on disk. Some change nothing. Waits for one, or for `time_max`.
+  // Which blocks became present and stopped being so since the last call, in order; the first
+  // brings those that were found on disk. Some change nothing. Waits for one, or for `time_max`.
   std::vector<BlockEvent> TakeEvents(absl::Duration time_max);
 
   // Calls `fn` with every block of a tier ("dram", "disk"; empty: both) until it says false.
   void List(const std::string& tier, const std::function<bool(const BlockListing&)>& fn) const;
   std::vector<TierStat> Stat() const;
-  // Reads every block of a tier and compares it; calls `progress` now and then, until it says false.
+  // Reads every block of a tier and compares it; calls `progress` now and then, until it says
+  // false.
   struct Verified {
     int64_t done = 0, total = 0, bad = 0;
   };
@@ -149,6 +132,7 @@ class BlockStore {
 
   int64_t block_bytes_max() const { return options_.slab_bytes; }
   FormatTable& formats() { return *formats_; }
+  bool has_backing() const { return backing_.get != nullptr; }
   const SharedRegion& region() const { return *region_; }
 
  private:
@@ -187,8 +171,8 @@ class BlockStore {
 
   mutable std::mutex mutex_;
   // All below under mutex_.
-  BlockTable dram_;                  // marked: waits to be written
-  std::vector<absl::Time> used_at_;  // by number
+  BlockTable dram_;                                          // marked: waits to be written
+  std::vector<absl::Time> used_at_;                          // by number
   absl::flat_hash_map<Number, std::vector<GetFn>> waiters_;  // for filling blocks
   std::vector<BlockEvent> events_;
   std::condition_variable events_changed_;
@@ -202,13 +186,13 @@ class BlockStore {
   std::condition_variable released_;  // while stopping
   std::condition_variable write_queue_changed_;
   struct Counters {
-    int64_t hits = 0, misses = 0, puts = 0, present = 0, corrupt = 0, corrupt_puts = 0,
-            no_room = 0, evicted = 0, evicted_unwritten = 0, unqueued = 0, unwritten = 0,
-            reads_refused = 0, backing_hits = 0, backing_corrupt = 0;
+    int64_t hits = 0, misses = 0, puts = 0, present = 0, corrupt = 0, corrupt_puts = 0, no_room = 0,
+            evicted = 0, evicted_unwritten = 0, unqueued = 0, unwritten = 0, reads_refused = 0,
+            backing_hits = 0, backing_corrupt = 0;
   } counters_;
 
   std::thread writer_;
-  std::unique_ptr<WorkPool> readers_;          // of the disk
+  std::unique_ptr<WorkPool> readers_;  // of the disk
   std::unique_ptr<WorkPool> backing_readers_;
 };
 

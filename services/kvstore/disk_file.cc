@@ -1,10 +1,5 @@
 #include "services/kvstore/disk_file.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
 #include <cerrno>
@@ -12,6 +7,11 @@
 #include <cstring>
 #include <filesystem>
 #include <system_error>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "absl/strings/str_format.h"
 #include "base/check.h"
@@ -139,8 +139,8 @@ absl::StatusOr<std::unique_ptr<DiskFile>> DiskFile::Open(const DiskFileOptions& 
     if (ftruncate(file->table_fd_, 0) != 0 || ftruncate(file->table_fd_, kSuperblockBytes) != 0) {
       return SystemError("resizing", file->table_path_);
     }
-    RETURN_IF_ERROR(WriteAll(file->table_fd_, file->table_path_, 0,
-                             std::as_bytes(std::span(&superblock, 1))));
+    RETURN_IF_ERROR(
+        WriteAll(file->table_fd_, file->table_path_, 0, std::as_bytes(std::span(&superblock, 1))));
   }
   return file;
 }

@@ -61,8 +61,7 @@ std::optional<BlockMeta> DiskTier::Find(const BlockKey& key) const {
   return table_.block(*number).meta;
 }
 
-absl::Status DiskTier::Read(const BlockKey& key, const BlockMeta& meta,
-                            std::span<std::byte> into) {
+absl::Status DiskTier::Read(const BlockKey& key, const BlockMeta& meta, std::span<std::byte> into) {
   BlockTable::Number number = 0;
   int64_t offset = 0;
   {
@@ -90,8 +89,7 @@ absl::Status DiskTier::Verify(const BlockKey& key, const BlockMeta& meta,
   return ReadPinned(number, key, meta, offset, into);
 }
 
-absl::StatusOr<BlockTable::Number> DiskTier::PinLocked(const BlockKey& key,
-                                                       const BlockMeta& meta) {
+absl::StatusOr<BlockTable::Number> DiskTier::PinLocked(const BlockKey& key, const BlockMeta& meta) {
   const auto number = table_.Find(key);
   if (!number || table_.block(*number).state != BlockTable::State::kReady ||
       table_.block(*number).meta != meta) {
@@ -109,8 +107,8 @@ absl::Status DiskTier::ReadPinned(BlockTable::Number number, const BlockKey& key
   absl::Status status = file_->Read(offset, into);
   const bool unreadable = !status.ok();
   if (!unreadable && Checksum64(into.first(static_cast<size_t>(meta.bytes))) != meta.checksum) {
-    status = absl::DataLossError(
-        absl::StrFormat("block %s does not match its checksum", key.ToHex()));
+    status =
+        absl::DataLossError(absl::StrFormat("block %s does not match its checksum", key.ToHex()));
   }
   if (!status.ok()) LogWarning("disk tier: dropped a block: ", status.message());
   std::lock_guard lock(mutex_);

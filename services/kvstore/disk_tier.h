@@ -1,8 +1,8 @@
 // DiskTier: the blocks of a store that are on disk.
 //
-// A BlockTable says where they lie, a DiskFile holds them. Every call does its reading and writing in
-// the caller's thread, without the lock; the slot is pinned meanwhile. Every block is verified when
-// it is read: one that does not match its checksum, or cannot be read, is dropped and counted.
+// A BlockTable says where they lie, a DiskFile holds them. Every call does its reading and writing
+// in the caller's thread, without the lock; the slot is pinned meanwhile. Every block is verified
+// when it is read: one that does not match its checksum, or cannot be read, is dropped and counted.
 //
 // When writing fails (a full disk, a broken one) the tier is degraded: it says so in its state and
 // in the log, goes on reading what it has, and tries to write again after a pause that grows.
@@ -34,13 +34,13 @@ class DiskTier {
 
   std::optional<BlockMeta> Find(const BlockKey& key) const;
 
-  // Reads a block of `meta`, as Find gave it, into aligned memory of its rounded length. NotFound: it
-  // has gone since. DataLoss, Unavailable: it was bad or unreadable, and has gone now.
+  // Reads a block of `meta`, as Find gave it, into aligned memory of its rounded length. NotFound:
+  // it has gone since. DataLoss, Unavailable: it was bad or unreadable, and has gone now.
   absl::Status Read(const BlockKey& key, const BlockMeta& meta, std::span<std::byte> into);
   // The same, but does not count as a use.
   absl::Status Verify(const BlockKey& key, const BlockMeta& meta, std::span<std::byte> into);
-  // Stores a block from aligned memory of its rounded length, unless it is there. What went for it is
-  // added to `gone`, whatever the outcome.
+  // Stores a block from aligned memory of its rounded length, unless it is there. What went for it
+  // is added to `gone`, whatever the outcome.
   absl::Status Write(const BlockKey& key, const BlockMeta& meta, std::span<const std::byte> bytes,
                      std::vector<BlockKey>& gone);
   // Counts a use of a block, if it is there, or only makes it count as fresh.
@@ -74,7 +74,7 @@ class DiskTier {
   BlockTable table_;
   std::vector<absl::Time> used_at_;  // by number
   uint64_t sequence_ = 0;
-  absl::Status state_;      // of the last write
+  absl::Status state_;  // of the last write
   absl::Time retry_at_ = absl::InfinitePast();
   absl::Duration pause_;
   struct Counters {

@@ -75,6 +75,13 @@ absl::StatusOr<uint32_t> FormatTable::NumberOf(const std::string& format) {
   return static_cast<uint32_t>(formats_.size());
 }
 
+std::optional<uint32_t> FormatTable::Find(const std::string& format) const {
+  std::lock_guard lock(mutex_);
+  const auto found = std::find(formats_.begin(), formats_.end(), format);
+  if (found == formats_.end()) return std::nullopt;
+  return static_cast<uint32_t>(found - formats_.begin()) + 1;
+}
+
 std::string FormatTable::Format(uint32_t number) const {
   std::lock_guard lock(mutex_);
   CHECK(number >= 1 && number <= formats_.size()) << "format " << number;
@@ -85,9 +92,8 @@ uint64_t FormatTable::IdOf(uint32_t number) const { return IdOfText(Format(numbe
 
 std::optional<uint32_t> FormatTable::NumberOfId(uint64_t id) const {
   std::lock_guard lock(mutex_);
-  const auto found = std::find_if(formats_.begin(), formats_.end(), [id](const std::string& text) {
-    return IdOfText(text) == id;
-  });
+  const auto found = std::find_if(formats_.begin(), formats_.end(),
+                                  [id](const std::string& text) { return IdOfText(text) == id; });
   if (found == formats_.end()) return std::nullopt;
   return static_cast<uint32_t>(found - formats_.begin()) + 1;
 }

@@ -1,9 +1,9 @@
 // FormatTable: numbers for the formats of blocks, so that each block need not carry its own.
 //
-// A format is any text; the service serialises its KvFormat. Numbers count from 1, and are kept in a
-// file, so that blocks on disk mean the same after a restart: a line per format, its checksum and the
-// text in hex. From the first bad line on the file is cut; blocks of those formats are gone then.
-// Thread safe.
+// A format is any text; the service serialises its KvFormat. Numbers count from 1, and are kept in
+// a file, so that blocks on disk mean the same after a restart: a line per format, its checksum and
+// the text in hex. From the first bad line on the file is cut; blocks of those formats are gone
+// then. Thread safe.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,8 @@ class FormatTable {
   // Empty: kept in memory only.
   static absl::StatusOr<std::unique_ptr<FormatTable>> Open(const std::string& path);
 
+  // The number of `format`, if it has one.
+  std::optional<uint32_t> Find(const std::string& format) const;
   // The number of `format`, which is new or not. ResourceExhausted: there are too many.
   absl::StatusOr<uint32_t> NumberOf(const std::string& format);
   // The format of a number that NumberOf gave.

@@ -18,6 +18,7 @@ namespace {
 
 constexpr size_t kKeysMax = 1 << 16;
 constexpr size_t kWorkMax = 1 << 14;
+constexpr int kLookupThreads = 2;
 constexpr int kListDefault = 1000;
 constexpr int kListMax = 1 << 20;
 constexpr int kListOfMessage = 4096;
@@ -32,8 +33,8 @@ grpc::Status TooBusy() {
 
 absl::Status CheckTier(const std::string& tier) {
   if (tier.empty() || tier == "dram" || tier == "disk") return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "field 'tier': '%s', expected 'dram', 'disk' or nothing for both", tier));
+  return absl::InvalidArgumentError(
+      absl::StrFormat("field 'tier': '%s', expected 'dram', 'disk' or nothing for both", tier));
 }
 
 }  // namespace
@@ -42,6 +43,7 @@ KvstoreService::KvstoreService(BlockStore& store, Options options)
     : store_(store),
       options_(std::move(options)),
       housekeeper_([this] { KeepHouse(); }),
+      lookups_(kLookupThreads, kWorkMax),
       pool_(options_.threads, kWorkMax) {}
 
 KvstoreService::~KvstoreService() { Stop(); }
@@ -79,36 +81,15 @@ void KvstoreService::KeepHouse() {
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* KvstoreService::Pull(
-    grpc::CallbackServerContext*) {
+    grpc::CallbackServerContext* context) {
   auto stream = BlockStream::Create();
-  struct State {
-    bool begun = false;
-    std::shared_ptr<PullCall> call;  // null: refused
-  };
-  auto state = std::make_shared<State>();
-  const std::weak_ptr<BlockStream> weak = stream;
-  stream->OnMessage(
-      [this, state, weak](const grpc::ByteBuffer& bytes) {
-        const std::shared_ptr<BlockStream> stream = weak.lock();
-        if (stream == nullptr) return;
-        if (!std::exchange(state->begun, true)) {
-          absl::StatusOr<std::shared_ptr<PullCall>> call = StartPull(stream, bytes);
-          if (call.ok()) {
-            state->call = *std::move(call);
-          } else {
-            stream->End(ToGrpc(call.status()));
-          }
-        } else if (state->call != nullptr) {
-          const absl::StatusOr<v1::PullMessage> message = ParseMessage<v1::PullMessage>(bytes);
-          if (message.ok()) state->call->Acknowledge(message->blocks_taken());
-        }
-      },
-      [state, weak] {
-        const std::shared_ptr<BlockStream> stream = weak.lock();
-        if (stream == nullptr || state->begun) return;
-        stream->End(ToGrpc(
-            absl::InvalidArgumentError("the call was closed before it asked for anything")));
-      });
+  stream->SetContext(context);
+  ServeBlockCall(stream,
+                 [this](const std::shared_ptr<BlockStream>& stream,
+                        const grpc::ByteBuffer& first) -> absl::StatusOr<AcknowledgeFn> {
+                   ASSIGN_OR_RETURN(const std::shared_ptr<PullCall> call, StartPull(stream, first));
+                   return [call](int blocks_taken) { call->Acknowledge(blocks_taken); };
+                 });
   return stream.get();
 }
 
@@ -119,16 +100,17 @@ absl::StatusOr<std::shared_ptr<PullCall>> KvstoreService::StartPull(
     return absl::InvalidArgumentError("field 'pull': missing from the call's first message");
   }
   const v1::PullRequest& pull = message.pull();
-  if (pull.first_block() < 0 || pull.first_block() > INT32_MAX - static_cast<int>(kKeysMax)) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("field 'first_block': %d, expected 0 or more", pull.first_block()));
-  }
   PullCall::Request request = {
-      .first_block = pull.first_block(),
       .region = options_.region,
       .by_reference = !options_.region.empty() && pull.shared_region() == options_.region};
   ASSIGN_OR_RETURN(request.keys, KeysFromProto(pull.keys(), kKeysMax));
-  ASSIGN_OR_RETURN(request.format, NumberOfFormat(store_.formats(), pull.format()));
+  // Only what is pushed makes a format known, or Redis, which may have what is not known here yet.
+  request.format_text = TextOfFormat(pull.format());
+  if (const auto known = store_.formats().Find(request.format_text)) {
+    request.format = *known;
+  } else if (store_.has_backing()) {
+    ASSIGN_OR_RETURN(request.format, store_.formats().NumberOf(request.format_text));
+  }
   auto call = std::make_shared<PullCall>(store_, pool_, stream, std::move(request));
   {
     std::lock_guard lock(mutex_);
@@ -152,7 +134,8 @@ grpc::ServerUnaryReactor* KvstoreService::Lookup(grpc::CallbackServerContext* co
     reactor->Finish(ToGrpc(keys.status()));
     return reactor;
   }
-  const bool posted = pool_.Post([this, reactor, reply, keys = *std::move(keys)] {
+  // Redis may be asked, and slow: not on the threads of pulls.
+  const bool posted = lookups_.Post([this, reactor, reply, keys = *std::move(keys)] {
     reply->set_blocks(store_.Lookup(keys));
     reactor->Finish(grpc::Status::OK);
   });
@@ -173,25 +156,25 @@ grpc::ServerWriteReactor<v1::BlockList>* KvstoreService::List(
     return stream.get();
   }
   const int limit = request->limit() > 0 ? std::min(request->limit(), kListMax) : kListDefault;
-  const bool posted = pool_.Post([this, stream, limit, tier = request->tier(),
-                                  prefix = request->key_prefix()] {
-    v1::BlockList list;
-    int listed = 0;
-    store_.List(tier, [&](const BlockListing& block) {
-      if (!absl::StartsWith(block.key.ToHex(), prefix)) return true;
-      v1::BlockInfo* info = list.add_blocks();
-      info->set_key(std::string(block.key.AsBytes()));
-      info->set_tier(block.tier);
-      info->set_bytes(block.bytes);
-      info->set_index(block.index);
-      info->set_holds(block.holds);
-      info->set_age_seconds(absl::ToDoubleSeconds(block.age));
-      if (list.blocks_size() == kListOfMessage) stream->Push(std::exchange(list, {}), 0);
-      return ++listed < limit;
-    });
-    if (list.blocks_size() > 0) stream->Push(std::move(list), 0);
-    stream->End(grpc::Status::OK);
-  });
+  const bool posted =
+      pool_.Post([this, stream, limit, tier = request->tier(), prefix = request->key_prefix()] {
+        v1::BlockList list;
+        int listed = 0;
+        store_.List(tier, [&](const BlockListing& block) {
+          if (!absl::StartsWith(block.key.ToHex(), prefix)) return true;
+          v1::BlockInfo* info = list.add_blocks();
+          info->set_key(std::string(block.key.AsBytes()));
+          info->set_tier(block.tier);
+          info->set_bytes(block.bytes);
+          info->set_index(block.index);
+          info->set_holds(block.holds);
+          info->set_age_seconds(absl::ToDoubleSeconds(block.age));
+          if (list.blocks_size() == kListOfMessage) stream->Push(std::exchange(list, {}), 0);
+          return ++listed < limit;
+        });
+        if (list.blocks_size() > 0) stream->Push(std::move(list), 0);
+        stream->End(grpc::Status::OK);
+      });
   if (!posted) stream->End(TooBusy());
   return stream.get();
 }

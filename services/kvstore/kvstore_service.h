@@ -72,7 +72,8 @@ class KvstoreService
   std::string id_;                              // under mutex_
   std::atomic<bool> stopping_ = false;
   std::thread housekeeper_;  // tells events, ends leases
-  WorkPool pool_;            // goes first: its work uses the others
+  WorkPool lookups_;
+  WorkPool pool_;  // goes first: its work uses the others
 };
 
 }  // namespace chorale

@@ -47,8 +47,8 @@ int Run(const Flags& flags) {
   const std::string address = (*server)->address();
   std::vector<std::string> lines = {"grpc=" + address};
   const auto metrics = StartMetrics(
-      flags.process.metrics,
-      [&service](MetricSet& set) { AddStat(service.Describe(), set); }, lines);
+      flags.process.metrics, [&service](MetricSet& set) { AddStat(service.Describe(), set); },
+      lines);
   if (!metrics.ok()) return ExitCodeOf(metrics.status());
   if (absl::Status status = WriteAddressFile(flags.process.address_file, lines); !status.ok()) {
     return ExitCodeOf(status);
@@ -84,8 +84,9 @@ int Main(int argc, char** argv) {
                  "the largest block; memory and disk are divided by it among sizes of blocks")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));
-  app.add_option("--redis", flags.redis,
-                 "redis://[user:password@]host[:port][,host...][/db]: a tier behind memory and disk");
+  app.add_option(
+      "--redis", flags.redis,
+      "redis://[user:password@]host[:port][,host...][/db]: a tier behind memory and disk");
   app.add_option("--write-behind-mib", flags.write_behind_mib,
                  "what may wait to be written; beyond it blocks stay in memory only")
       ->capture_default_str()

@@ -17,11 +17,11 @@ constexpr size_t kAheadMax = 8;
 // Blocks that a receiver may have before it acknowledges: a multiple of what a frame names.
 constexpr size_t kLentMax = 4 * kFramePiecesMax;
 
-absl::Status OtherFormat(const FormatTable& formats, uint32_t ours, uint32_t theirs) {
+absl::Status OtherFormat(const std::string& ours, const std::string& theirs) {
   v1::KvFormat our_format;
   v1::KvFormat their_format;
-  our_format.ParseFromString(formats.Format(ours));
-  their_format.ParseFromString(formats.Format(theirs));
+  our_format.ParseFromString(ours);
+  their_format.ParseFromString(theirs);
   return CheckFormat(our_format, their_format);
 }
 
@@ -72,8 +72,8 @@ bool PullCall::CheckLease(absl::Time now, absl::Duration lease) {
     const bool waits = !lent_.empty() || stream_->bytes_pending() > 0;
     if (!waits || now - progress_at_ < lease) return true;
   }
-  End(absl::DeadlineExceededError(absl::StrFormat(
-      "the receiver took no block for %s", absl::FormatDuration(lease))));
+  End(absl::DeadlineExceededError(
+      absl::StrFormat("the receiver took no block for %s", absl::FormatDuration(lease))));
   return false;
 }
 
@@ -162,6 +162,7 @@ bool PullCall::SendOne() {
     return false;
   }
   std::lock_guard lock(mutex_);
+  if (ended_) return false;  // meanwhile: there is nothing ahead any more
   ahead_.pop_front();
   ++sent_;
   return true;
@@ -169,14 +170,14 @@ bool PullCall::SendOne() {
 
 absl::Status PullCall::Send(BlockStore::Handle block) {
   if (block.meta().format != request_.format) {
-    return OtherFormat(store_.formats(), block.meta().format, request_.format);
+    return OtherFormat(store_.formats().Format(block.meta().format), request_.format_text);
   }
-  const int index = request_.first_block + static_cast<int>(sent_);
+  const int index = static_cast<int>(sent_);
   const BlockEnd end = {.key = request_.keys[sent_], .checksum = block.meta().checksum};
   if (request_.by_reference) {
     writer_.AddShared(index, end, block.offset(), block.meta().bytes);
     std::lock_guard lock(mutex_);
-    lent_.push_back(std::move(block));
+    if (!ended_) lent_.push_back(std::move(block));
     return absl::OkStatus();
   }
   auto held = std::make_shared<BlockStore::Handle>(std::move(block));
@@ -194,8 +195,7 @@ void PullCall::End(const absl::Status& status) {
     if (std::exchange(ended_, true)) return;
     lent.swap(lent_);
     ahead.swap(ahead_);
-    chain.assign(request_.keys.begin(),
-                 request_.keys.begin() + static_cast<ptrdiff_t>(sent_));
+    chain.assign(request_.keys.begin(), request_.keys.begin() + static_cast<ptrdiff_t>(sent_));
   }
   store_.Freshen(chain);
   if (status.ok()) {

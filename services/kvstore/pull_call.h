@@ -1,9 +1,10 @@
 // One Blocks.Pull from a store: the blocks of a chain, in order, up to the first that is not here.
 //
-// A call reads a few blocks ahead of what it sends, so that the disk works while the wire does. Every
-// block it sends is held: as bytes, until gRPC, which sends them from where they lie, has let go of
-// them; by reference, where the receiver has mapped the store's memory, until the receiver says that
-// it has taken it. A receiver that lets nothing go on for the lease loses the call and all it holds.
+// A call reads a few blocks ahead of what it sends, so that the disk works while the wire does.
+// Every block it sends is held: as bytes, until gRPC, which sends them from where they lie, has let
+// go of them; by reference, where the receiver has mapped the store's memory, until the receiver
+// says that it has taken it. A receiver that lets nothing go on for the lease loses the call and
+// all it holds.
 #pragma once
 
 #include <cstdint>
@@ -19,27 +20,24 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "rpc/kv_frame.h"
-#include "rpc/server_stream.h"
+#include "services/common/block_call.h"
 #include "services/kvstore/block_store.h"
 #include "services/kvstore/work_pool.h"
 
 namespace chorale {
-
-using BlockStream = BidiStream<grpc::ByteBuffer, grpc::ByteBuffer>;
 
 // Its work is done on the pool. Thread safe.
 class PullCall : public std::enable_shared_from_this<PullCall> {
  public:
   struct Request {
     std::vector<BlockKey> keys;
-    int first_block = 0;      // index of the first, in what is sent
-    uint32_t format = 0;      // that the blocks must have
+    std::string format_text;  // that the blocks must have
+    uint32_t format = 0;      // its number; 0: no block has it
     std::string region;       // the store's, empty when it has none
     bool by_reference = false;
   };
   // All outlive the call.
-  PullCall(BlockStore& store, WorkPool& pool, std::shared_ptr<BlockStream> stream,
-           Request request);
+  PullCall(BlockStore& store, WorkPool& pool, std::shared_ptr<BlockStream> stream, Request request);
 
   void Start();
   // The receiver has taken so many blocks, of those sent by reference.

@@ -39,7 +39,7 @@ class PushCall : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   absl::Status Take() {
     ASSIGN_OR_RETURN(const DecodedKvFrame frame, DecodeKvFrame(frame_));
     if (frame.header.has_format()) {
-      ASSIGN_OR_RETURN(format_, NumberOfFormat(store_.formats(), frame.header.format()));
+      ASSIGN_OR_RETURN(format_, store_.formats().NumberOf(TextOfFormat(frame.header.format())));
     }
     if (format_ == 0) {
       return absl::InvalidArgumentError("field 'format': missing from the call's first frame");
@@ -102,9 +102,16 @@ grpc::ServerReadReactor<grpc::ByteBuffer>* StartPushCall(BlockStore& store, Work
   return new PushCall(store, pool, reply);
 }
 
-absl::StatusOr<uint32_t> NumberOfFormat(FormatTable& formats, v1::KvFormat format) {
-  format.clear_writer();
-  return formats.NumberOf(format.SerializeAsString());
+std::string TextOfFormat(const v1::KvFormat& format) {
+  v1::KvFormat known;  // field by field: what is not known here makes no difference
+  known.set_layout(format.layout());
+  known.set_block_tokens(format.block_tokens());
+  known.set_layers(format.layers());
+  known.set_kv_heads(format.kv_heads());
+  known.set_head_dim(format.head_dim());
+  known.set_dtype(format.dtype());
+  known.set_encoding(format.encoding());
+  return known.SerializeAsString();
 }
 
 }  // namespace chorale

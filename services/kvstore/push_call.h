@@ -19,6 +19,6 @@ grpc::ServerReadReactor<grpc::ByteBuffer>* StartPushCall(BlockStore& store, Work
                                                          grpc::ByteBuffer* reply);
 
 // How the store names a format: without a writer, since keys name it.
-absl::StatusOr<uint32_t> NumberOfFormat(FormatTable& formats, v1::KvFormat format);
+std::string TextOfFormat(const v1::KvFormat& format);
 
 }  // namespace chorale

@@ -20,27 +20,26 @@ absl::StatusOr<std::unique_ptr<RedisBacking>> RedisBacking::Open(const std::stri
 }
 
 BackingTier RedisBacking::tier() {
-  return {.get = [this](const BlockKey& key) -> std::optional<BackingTier::Found> {
-            const std::optional<RedisBlock> block =
-                std::move(tier_.Get({&key, 1}, kGetTimeout).front());
-            if (!block) return std::nullopt;
-            const std::span<const std::byte> bytes = block->bytes();
-            return BackingTier::Found{
-                .meta = {.checksum = block->head.checksum, .index = block->head.index},
-                .format_id = block->head.format,
-                .bytes = {bytes.begin(), bytes.end()}};
+  return {
+      .get = [this](const BlockKey& key) -> std::optional<BackingTier::Found> {
+        const std::optional<RedisBlock> block =
+            std::move(tier_.Get({&key, 1}, kGetTimeout).front());
+        if (!block) return std::nullopt;
+        const std::span<const std::byte> bytes = block->bytes();
+        return BackingTier::Found{
+            .meta = {.checksum = block->head.checksum, .index = block->head.index},
+            .format_id = block->head.format,
+            .bytes = {bytes.begin(), bytes.end()}};
+      },
+      .put =
+          [this](const BlockKey& key, const BlockMeta& meta, uint64_t format_id,
+                 std::span<const std::byte> bytes) {
+            tier_.Put(key, {.format = format_id, .index = meta.index, .checksum = meta.checksum},
+                      bytes);
           },
-          .put =
-              [this](const BlockKey& key, const BlockMeta& meta, uint64_t format_id,
-                     std::span<const std::byte> bytes) {
-                tier_.Put(key,
-                          {.format = format_id, .index = meta.index, .checksum = meta.checksum},
-                          bytes);
-              },
-          .count_prefix = [this](std::span<const BlockKey> keys) {
-            return tier_.CountPrefix(keys, kCountTimeout);
-          },
-          .stat = [this] { return Stat(); }};
+      .count_prefix =
+          [this](std::span<const BlockKey> keys) { return tier_.CountPrefix(keys, kCountTimeout); },
+      .stat = [this] { return Stat(); }};
 }
 
 TierStat RedisBacking::Stat() const {

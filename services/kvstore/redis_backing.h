@@ -15,8 +15,8 @@ namespace chorale {
 // Thread safe. Outlives the store that uses its tier.
 class RedisBacking {
  public:
-  // `url` as --redis has it; returns at once, whether Redis is there or not. InvalidArgument: no such
-  // url.
+  // `url` as --redis has it; returns at once, whether Redis is there or not. InvalidArgument: no
+  // such url.
   static absl::StatusOr<std::unique_ptr<RedisBacking>> Open(const std::string& url);
 
   // Its functions refer to this.

@@ -15,6 +15,7 @@ class PrefillService : public v1::Prefill::WithRawCallbackMethod_Run<v1::Prefill
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Run(
       grpc::CallbackServerContext* context) override {
     auto stream = BlockStream::Create();
+    stream->SetContext(context);
     StartPrefillCall(worker_, fetcher_, DeadlineOf(*context), stream);
     return stream.get();
   }

@@ -20,10 +20,7 @@ namespace {
 class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
  public:
   PrefillCall(Worker& worker, BlockFetcher& fetcher, std::shared_ptr<BlockStream> stream)
-      : worker_(worker),
-        fetcher_(fetcher),
-        host_(worker.host()),
-        stream_(std::move(stream)) {}
+      : worker_(worker), fetcher_(fetcher), host_(worker.host()), stream_(std::move(stream)) {}
 
   void Start(PrefillRequest request, v1::PrefillRequest wanted, absl::Time deadline) {
     auto self = shared_from_this();
@@ -35,20 +32,20 @@ class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
     sources_.holders = {wanted.holders().begin(), wanted.holders().end()};
     sources_.deadline = deadline;
     request.await_blocks = request.reuse_prefix && fetcher_.CanFetch(sources_);
+    // Before anything is sent: a write that nobody hears of would leave the rest unsent.
+    stream_->OnWritten([self] { self->host_->Post([self](Engine& e) { self->Pump(e); }); });
     // From the engine's thread, so that the id is known before the first event.
     host_->Post([self, request = std::move(request)](Engine&) mutable {
-      self->id_ = self->host_->Start(
-          std::move(request), [self](Engine& engine, EngineEvent event) {
-            if (auto* prefill = std::get_if<PrefillEvent>(&event)) self->On(engine, *prefill);
-            if (auto* need = std::get_if<NeedBlocksEvent>(&event)) self->On(engine, *need);
-            if (auto* layers = std::get_if<LayersEvent>(&event)) self->On(engine, *layers);
-          });
+      self->id_ = self->host_->Start(std::move(request), [self](Engine& engine, EngineEvent event) {
+        if (auto* prefill = std::get_if<PrefillEvent>(&event)) self->On(engine, *prefill);
+        if (auto* need = std::get_if<NeedBlocksEvent>(&event)) self->On(engine, *need);
+        if (auto* layers = std::get_if<LayersEvent>(&event)) self->On(engine, *layers);
+      });
     });
     stream_->OnCancelled([self] {
       self->host_->Post(
           [self](Engine&) { self->Fail(absl::CancelledError("the decode worker went away")); });
     });
-    stream_->OnWritten([self] { self->host_->Post([self](Engine& e) { self->Pump(e); }); });
   }
 
   void Acknowledge(int blocks) {
@@ -116,7 +113,7 @@ class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
   // Bytes that still wait to be written are lent until they are.
   void End(const absl::Status& status) {
     ended_ = true;
-    stream_->End(ToGrpc(status));
+    status.ok() ? stream_->End(ToGrpc(status)) : stream_->Abort(ToGrpc(status));
     if (cancel_fetch_) cancel_fetch_();
     cancel_fetch_ = nullptr;
     if (status.ok()) {

@@ -1,8 +1,7 @@
 // Redis: commands to a Redis server or cluster that may be slow, gone, flushed or full, without
 // ever waiting for longer than told.
 //
-//   Execute -> server of the key -> a connection -> replies      (the caller's thread, with a
-//   deadline)
+//   Execute -> server of the key -> a connection -> replies   (the caller's thread, a deadline)
 //                     |    may it be asked?   no -> no reply, at once
 //   keeper -----------+ asks those that may not be asked, resolves names, learns the cluster's map
 //

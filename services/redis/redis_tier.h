@@ -1,8 +1,7 @@
 // RedisTier: blocks of keys and values kept in Redis, behind DRAM and disk.
 //
-//   Put -> queue (bounded by bytes) -> writer thread -> SET      dropped when full, or Redis is
-//   unwell Get -> GET, in the caller's thread, within its timeout -> every bit checked -> block or
-//   miss
+//   Put -> queue, bounded by bytes -> writer thread -> SET   (dropped when full or Redis is unwell)
+//   Get -> GET, in the caller's thread, within its timeout -> every bit checked -> block or miss
 //
 // A block that does not match its checksums is counted, deleted and a miss. Nothing here can fail a
 // request: what Redis cannot do is a miss or a drop, and counted. Thread safe.

@@ -84,12 +84,14 @@ BlockDirectory::~BlockDirectory() {
   }
   wake_.notify_one();
   thread_.join();
-  shared_.reset();  // its thread calls us
-  std::unique_lock lock(mutex_);
-  for (auto& [address, holder] : holders_) {
-    if (holder.watch != nullptr) holder.watch->Cancel();
+  {
+    std::unique_lock lock(mutex_);
+    for (auto& [address, holder] : holders_) {
+      if (holder.watch != nullptr) holder.watch->Cancel();
+    }
+    all_ended_.wait(lock, [this] { return watches_live_ == 0; });
   }
-  all_ended_.wait(lock, [this] { return watches_live_ == 0; });
+  shared_.reset();  // nobody announces any more; its thread may still call us
 }
 
 void BlockDirectory::SetHolders(const std::vector<std::string>& addresses) {
@@ -161,8 +163,8 @@ void BlockDirectory::BeginAllAnew() {
 
 void BlockDirectory::Begin(const std::string& address, Holder& holder) {
   const bool goes_on = holder.view->whole() && !std::exchange(holder.from_snapshot, false);
-  holder.watch = std::make_shared<Watch>(*this, address, goes_on ? holder.feed : 0,
-                                         holder.view->sequence());
+  holder.watch =
+      std::make_shared<Watch>(*this, address, goes_on ? holder.feed : 0, holder.view->sequence());
   ++watches_live_;
   Watch::Start(holder.watch);
 }

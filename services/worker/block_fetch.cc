@@ -21,7 +21,7 @@ constexpr absl::Duration kLookupTimeout = absl::Milliseconds(50);
 constexpr int64_t kSpreadBytes = 8 << 20;
 // What computing a block is taken for before anything was computed.
 constexpr absl::Duration kComputeUnknown = absl::Milliseconds(100);
-constexpr absl::Duration kPullTimeMin = absl::Milliseconds(300);
+constexpr absl::Duration kPullTimeMin = absl::Milliseconds(500);
 constexpr int kPatience = 4;
 
 }  // namespace
@@ -92,7 +92,8 @@ class BlockFetcher::Fetch : public std::enable_shared_from_this<Fetch> {
     for (StoreClient::Part& part : found.parts) {
       for (int& place : part.places) place += need_.first_block;
     }
-    candidates_.push_back({.end = need_.first_block + found.blocks, .parts = std::move(found.parts)});
+    candidates_.push_back(
+        {.end = need_.first_block + found.blocks, .parts = std::move(found.parts)});
   }
 
   int64_t BytesOf(int blocks) const {
@@ -167,8 +168,7 @@ class BlockFetcher::Fetch : public std::enable_shared_from_this<Fetch> {
     if (streams.empty()) return Next();
     // A peer that takes much longer than it should is given up: computing is surer.
     const absl::Time give_up =
-        absl::Now() + std::max({kPullTimeMin, kPatience * TimeToPull(candidate),
-                                TimeToCompute(candidate)});
+        absl::Now() + std::max(kPullTimeMin, kPatience * TimeToPull(candidate));
     int channel = 0;
     for (const auto& stream : streams) {
       v1::PullMessage message;
@@ -294,6 +294,7 @@ class BlockFetcher::Fetch : public std::enable_shared_from_this<Fetch> {
       fetcher_.rates_.Note(stream.address, stream.bytes, absl::Now() - stream.begin);
     } else if (!absl::IsCancelled(status)) {
       fetcher_.rates_.NoteFailure(stream.address);
+      regions_->Forget(stream.address);
       if (fetcher_.stores_ != nullptr) fetcher_.stores_->NoteFailure(stream.address);
     }
   }

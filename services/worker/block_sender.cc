@@ -6,8 +6,6 @@
 #include "base/hash.h"
 #include "kernels/kv_codec.h"
 #include "rpc/limits.h"
-#include "rpc/raw_message.h"
-#include "rpc/status.h"
 
 namespace chorale {
 namespace {
@@ -16,39 +14,6 @@ namespace {
 constexpr int kBlocksAheadMax = 4 * kFramePiecesMax;
 
 }  // namespace
-
-void ServeBlockCall(std::shared_ptr<BlockStream> stream,
-                    std::function<absl::StatusOr<AcknowledgeFn>(
-                        const std::shared_ptr<BlockStream>& stream, const grpc::ByteBuffer& first)>
-                        begin) {
-  struct State {
-    bool begun = false;
-    AcknowledgeFn acknowledge;  // null: the call was refused
-  };
-  auto state = std::make_shared<State>();
-  const std::weak_ptr<BlockStream> weak = stream;
-  const auto on_message = [state, weak, begin = std::move(begin)](const grpc::ByteBuffer& bytes) {
-    const std::shared_ptr<BlockStream> stream = weak.lock();
-    if (stream == nullptr) return;
-    if (!std::exchange(state->begun, true)) {
-      absl::StatusOr<AcknowledgeFn> started = begin(stream, bytes);
-      if (started.ok()) {
-        state->acknowledge = *std::move(started);
-      } else {
-        stream->End(ToGrpc(started.status()));
-      }
-    } else if (state->acknowledge) {
-      // The same field in all messages that acknowledge.
-      const absl::StatusOr<v1::PullMessage> message = ParseMessage<v1::PullMessage>(bytes);
-      if (message.ok()) state->acknowledge(message->blocks_taken());
-    }
-  };
-  stream->OnMessage(on_message, [state, weak] {
-    const std::shared_ptr<BlockStream> stream = weak.lock();
-    if (stream == nullptr || state->begun) return;
-    stream->End(ToGrpc(absl::InvalidArgumentError("the call was closed before it asked for anything")));
-  });
-}
 
 BlockSender::BlockSender(const Worker& worker, std::shared_ptr<EngineHost> host,
                          std::shared_ptr<BlockStream> stream, RequestId loan,
@@ -88,9 +53,9 @@ bool BlockSender::Send(Engine& engine, int place, int index, size_t sent) {
   return true;
 }
 
-// False: the block's values were not rounded, so it travels as it is.
-bool BlockSender::SendPacked(Engine& engine, const Engine::BlockView& block, int place,
-                             int index) {
+// False: the block's values were not rounded, or have changed, so it travels as it is.
+bool BlockSender::SendPacked(Engine& engine, const Engine::BlockView& block, int place, int index) {
+  if (Checksum64(block.bytes) != block.checksum) return false;  // the receiver will find it too
   std::vector<std::byte> packed(static_cast<size_t>(kernels::PackedBytes(shape_)));
   if (!kernels::PackBlock(shape_, block.bytes, packed).ok()) return false;
   writer_.Add(index, {.key = block.key, .checksum = Checksum64(packed)}, packed);

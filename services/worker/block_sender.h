@@ -1,36 +1,23 @@
 // BlockSender: blocks of this worker's engine into one call's stream.
 //
-// Every block that is sent is lent (engine/engine.h): as bytes, until gRPC has let go of them, which
-// it sends from where they lie; by reference, where the receiver has mapped this worker's memory,
-// until the receiver says that it has taken it. A receiver that is silent for the lease loses all.
+// Every block that is sent is lent (engine/engine.h): as bytes, until gRPC has let go of them,
+// which it sends from where they lie; by reference, where the receiver has mapped this worker's
+// memory, until the receiver says that it has taken it. A receiver that is silent for the lease
+// loses all.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include <grpcpp/support/byte_buffer.h>
 
-#include "absl/status/statusor.h"
 #include "rpc/kv_frame.h"
-#include "rpc/server_stream.h"
+#include "services/common/block_call.h"
 #include "services/worker/engine_host.h"
 #include "services/worker/worker.h"
 
 namespace chorale {
-
-using BlockStream = BidiStream<grpc::ByteBuffer, grpc::ByteBuffer>;
-
-// Tells how many blocks the receiver has taken, from any thread.
-using AcknowledgeFn = std::function<void(int blocks_taken)>;
-
-// Reads a call: `begin` gets its first message, on a thread of gRPC's, and starts to serve it; those
-// that follow acknowledge. An error of `begin` ends the call, and so does a caller who asks nothing.
-void ServeBlockCall(std::shared_ptr<BlockStream> stream,
-                    std::function<absl::StatusOr<AcknowledgeFn>(
-                        const std::shared_ptr<BlockStream>& stream, const grpc::ByteBuffer& first)>
-                        begin);
 
 // Belongs to the engine's thread.
 class BlockSender : public std::enable_shared_from_this<BlockSender> {

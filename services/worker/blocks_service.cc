@@ -34,8 +34,9 @@ absl::Status ShuttingDown() { return absl::UnavailableError("the worker is shutt
 }  // namespace
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* BlocksService::Pull(
-    grpc::CallbackServerContext*) {
+    grpc::CallbackServerContext* context) {
   auto stream = BlockStream::Create();
+  stream->SetContext(context);
   StartPullCall(worker_, stream);
   return stream.get();
 }
@@ -72,26 +73,26 @@ grpc::ServerWriteReactor<v1::BlockList>* BlocksService::List(grpc::CallbackServe
   }
   const int limit = request->limit() > 0 ? std::min(request->limit(), kListMax) : kListDefault;
   const int64_t bytes = worker_.base().kv_shape().block_bytes();
-  const bool posted = worker_.host()->Post([stream, limit, bytes, prefix = request->key_prefix()](
-                                               Engine& engine) {
-    v1::BlockList list;
-    int listed = 0;
-    for (const PublishedBlock& block : engine.ListBlocks()) {
-      if (listed == limit) break;
-      if (!absl::StartsWith(block.key.ToHex(), prefix)) continue;
-      ++listed;
-      v1::BlockInfo* info = list.add_blocks();
-      info->set_key(std::string(block.key.AsBytes()));
-      info->set_tier(kTier);
-      info->set_bytes(bytes);
-      info->set_index(block.index);
-      info->set_holds(block.refs);
-      if (list.blocks_size() < kListOfMessage) continue;
-      stream->Push(std::exchange(list, {}), 0);
-    }
-    if (list.blocks_size() > 0) stream->Push(std::move(list), 0);
-    stream->End(grpc::Status::OK);
-  });
+  const bool posted =
+      worker_.host()->Post([stream, limit, bytes, prefix = request->key_prefix()](Engine& engine) {
+        v1::BlockList list;
+        int listed = 0;
+        for (const PublishedBlock& block : engine.ListBlocks()) {
+          if (listed == limit) break;
+          if (!absl::StartsWith(block.key.ToHex(), prefix)) continue;
+          ++listed;
+          v1::BlockInfo* info = list.add_blocks();
+          info->set_key(std::string(block.key.AsBytes()));
+          info->set_tier(kTier);
+          info->set_bytes(bytes);
+          info->set_index(block.index);
+          info->set_holds(block.refs);
+          if (list.blocks_size() < kListOfMessage) continue;
+          stream->Push(std::exchange(list, {}), 0);
+        }
+        if (list.blocks_size() > 0) stream->Push(std::move(list), 0);
+        stream->End(grpc::Status::OK);
+      });
   if (!posted) stream->End(ToGrpc(ShuttingDown()));
   return stream.get();
 }
@@ -127,8 +128,8 @@ grpc::ServerUnaryReactor* BlocksService::Evict(grpc::CallbackServerContext* cont
   if (!status.ok()) return Finish(context, status);
   const int64_t bytes = worker_.base().kv_shape().block_bytes();
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const bool posted = worker_.host()->Post(
-      [reactor, reply, bytes, prefix = request->key_prefix()](Engine& engine) {
+  const bool posted =
+      worker_.host()->Post([reactor, reply, bytes, prefix = request->key_prefix()](Engine& engine) {
         reply->set_blocks(engine.EvictBlocks(prefix));
         reply->set_bytes(reply->blocks() * bytes);
         reactor->Finish(grpc::Status::OK);

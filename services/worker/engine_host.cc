@@ -191,11 +191,13 @@ void EngineHost::Run() {
       if (stopping_) break;
       posted.swap(posted_);
     }
+    engine_->Advance(absl::Now());  // an idle engine's time is that of its last step
     for (auto& fn : posted) fn(*engine_);
     posted.clear();
     ran = engine_->Step(absl::Now, events);
     if (on_block_events_) {
-      if (const auto changed = engine_->TakeBlockEvents(); !changed.empty()) on_block_events_(changed);
+      if (const auto changed = engine_->TakeBlockEvents(); !changed.empty())
+        on_block_events_(changed);
     }
     {
       std::lock_guard lock(mutex_);

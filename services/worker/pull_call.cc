@@ -1,8 +1,8 @@
 #include "services/worker/pull_call.h"
 
 #include <utility>
-#include <variant>
 
+#include "base/check.h"
 #include "base/status_macros.h"
 #include "rpc/convert_blocks.h"
 #include "rpc/raw_message.h"
@@ -13,8 +13,8 @@ namespace {
 
 constexpr size_t kKeysMax = 1 << 16;
 
-// Held by the stream's callbacks and the engine's handler; both let go when the call ends. Its state
-// belongs to the engine's thread.
+// Held by the stream's callbacks and the engine's handler; both let go when the call ends. Its
+// state belongs to the engine's thread.
 class PullCall : public std::enable_shared_from_this<PullCall> {
  public:
   PullCall(const Worker& worker, std::shared_ptr<EngineHost> host,
@@ -27,15 +27,13 @@ class PullCall : public std::enable_shared_from_this<PullCall> {
       self->End(absl::DeadlineExceededError("the blocks were lent for a lease and not taken"));
     });
     sender_ = std::make_shared<BlockSender>(worker_, host_, stream_, loan_, region_mapped);
-    host_->Post([self, keys = std::move(keys)](Engine& engine) {
-      absl::StatusOr<int> lent = engine.Lend(self->loan_, keys);
-      if (!lent.ok()) return self->End(lent.status());
-      self->lent_ = *lent;
-      self->Pump(engine);
-    });
+    // Before anything is sent: a write that nobody hears of would leave the rest unsent.
     stream_->OnWritten([self] { self->host_->Post([self](Engine& e) { self->Pump(e); }); });
+    keys_ = std::move(keys);
+    host_->Post([self](Engine& engine) { self->Pump(engine); });
     stream_->OnCancelled([self] {
-      self->host_->Post([self](Engine&) { self->End(absl::CancelledError("the reader went away")); });
+      self->host_->Post(
+          [self](Engine&) { self->End(absl::CancelledError("the reader went away")); });
     });
   }
 
@@ -49,19 +47,31 @@ class PullCall : public std::enable_shared_from_this<PullCall> {
  private:
   void Pump(Engine& engine) {
     if (ended_) return;
-    while (next_ < lent_ && sender_->HasRoom()) {
-      if (!sender_->Send(engine, next_, next_)) return End(absl::DataLossError("a lease was lost"));
+    // Lent as they are sent: what the receiver is not ready for is not held for it.
+    while (next_ < static_cast<int>(keys_.size()) && sender_->HasRoom()) {
+      const absl::StatusOr<std::optional<int>> place = engine.Lend(loan_, keys_[next_]);
+      if (!place.ok()) return End(place.status());
+      if (!*place) {
+        keys_.resize(next_);  // what follows is no longer a chain
+        break;
+      }
+      CHECK(sender_->Send(engine, **place, next_));
       ++next_;
     }
     sender_->Flush();
-    if (next_ == lent_ && sender_->settled()) End(absl::OkStatus());
+    if (next_ == static_cast<int>(keys_.size()) && sender_->settled()) End(absl::OkStatus());
   }
 
   // Bytes that still wait to be written are lent until they are.
   void End(const absl::Status& status) {
     if (std::exchange(ended_, true)) return;
-    stream_->End(ToGrpc(status));
-    status.ok() ? host_->FinishLoan(loan_) : host_->EndLoan(loan_);
+    if (status.ok()) {
+      stream_->End(ToGrpc(status));
+      host_->FinishLoan(loan_);
+    } else {
+      stream_->Abort(ToGrpc(status));
+      host_->EndLoan(loan_);
+    }
   }
 
   const Worker& worker_;
@@ -69,7 +79,7 @@ class PullCall : public std::enable_shared_from_this<PullCall> {
   const std::shared_ptr<BlockStream> stream_;
   RequestId loan_ = 0;
   std::shared_ptr<BlockSender> sender_;
-  int lent_ = 0;
+  std::vector<BlockKey> keys_;
   int next_ = 0;
   bool ended_ = false;
 };

@@ -41,7 +41,6 @@ class StoreClient {
   std::vector<std::string> NodesOf(const BlockKey& key) const;
   void NoteFailure(const std::string& address);
 
-  const std::vector<std::string>& nodes() const { return nodes_; }
   int nodes_down() const;
 
  private:

@@ -7,6 +7,7 @@
 #include <grpcpp/client_context.h>
 
 #include "absl/time/clock.h"
+#include "base/hash.h"
 #include "kernels/kv_codec.h"
 #include "rpc/deadline.h"
 #include "rpc/limits.h"
@@ -67,8 +68,8 @@ void StorePublisher::Run() {
       if (stopping_) return;
       // The first offer comes from a loaded worker.
       const int64_t fit = kBytesAtOnce / worker_.base().kv_shape().block_bytes();
-      const size_t count = std::min(queue_.size(), static_cast<size_t>(std::clamp<int64_t>(
-                                                       fit, 1, blocks_max)));
+      const size_t count =
+          std::min(queue_.size(), static_cast<size_t>(std::clamp<int64_t>(fit, 1, blocks_max)));
       offered.assign(queue_.begin(), queue_.begin() + static_cast<ptrdiff_t>(count));
       queue_.erase(queue_.begin(), queue_.begin() + static_cast<ptrdiff_t>(count));
     }
@@ -105,6 +106,8 @@ std::vector<StorePublisher::Copied> StorePublisher::CopyOut(const std::vector<Of
   const kernels::KvShape shape = worker_.base().kv_shape();
   for (Copied& block : copied) {
     std::vector<std::byte> packed(static_cast<size_t>(kernels::PackedBytes(shape)));
+    // One that has changed keeps its checksum, and the store refuses it.
+    if (Checksum64(block.bytes) != block.checksum) continue;
     if (!kernels::PackBlock(shape, block.bytes, packed).ok()) continue;  // it was not rounded
     block.checksum = Checksum64(packed);
     block.bytes = std::move(packed);

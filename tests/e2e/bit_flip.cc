@@ -45,7 +45,8 @@ std::vector<MemoryRange> SharedMemoryOf(pid_t pid) {
   std::vector<MemoryRange> ranges;
   std::ifstream maps(absl::StrCat("/proc/", pid, "/maps"));
   for (std::string line; std::getline(maps, line);) {
-    if (!absl::StrContains(line, "memfd:chorale-kv") || !absl::StrContains(line, " rw-s ")) continue;
+    if (!absl::StrContains(line, "memfd:chorale-kv") || !absl::StrContains(line, " rw-s "))
+      continue;
     std::istringstream in(line);
     uintptr_t begin = 0, end = 0;
     char dash = 0;

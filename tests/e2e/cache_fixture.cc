@@ -27,9 +27,7 @@ std::vector<int> CacheTest::RandomPrompt(unsigned seed, int tokens) {
   return prompt;
 }
 
-v1::KvFormat CacheTest::Format() const {
-  return FormatOf(config_.kv_shape(kernels::DType::kF32));
-}
+v1::KvFormat CacheTest::Format() const { return FormatOf(config_.kv_shape(kernels::DType::kF32)); }
 
 void CacheTest::Start(ClusterOptions options) {
   options.model_folder = model_.path();
@@ -109,17 +107,20 @@ void CacheTest::Forget(const std::string& id) {
   CHECK(status.ok()) << id << ": " << status.error_message();
 }
 
-int64_t CacheTest::TierCounter(const std::string& id, const std::string& tier,
-                               const std::string& counter) {
+v1::TierStat CacheTest::Tier(const std::string& id, const std::string& tier) {
   const v1::StatBlocksReply reply = cluster_->BlockStat(id);
   for (const v1::TierStat& stat : reply.tiers()) {
-    if (stat.tier() != tier) continue;
-    const auto found = stat.counters().find(counter);
-    CHECK(found != stat.counters().end()) << tier << " does not count " << counter;
-    return found->second;
+    if (stat.tier() == tier) return stat;
   }
-  ADD_FAILURE() << id << " has no tier " << tier;
-  return 0;
+  CHECK(false) << id << " has no tier " << tier;
+}
+
+int64_t CacheTest::TierCounter(const std::string& id, const std::string& tier,
+                               const std::string& counter) {
+  const v1::TierStat stat = Tier(id, tier);
+  const auto found = stat.counters().find(counter);
+  CHECK(found != stat.counters().end()) << tier << " does not count " << counter;
+  return found->second;
 }
 
 }  // namespace chorale

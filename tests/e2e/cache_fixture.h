@@ -38,14 +38,16 @@ class CacheTest : public testing::Test {
   std::vector<int> Undisturbed(const std::vector<int>& prompt);
 
   static v1::Sampling OneTurn();
-  Generation Ask(const std::string& id, const std::vector<int>& prompt, const KvSources& sources = {});
+  Generation Ask(const std::string& id, const std::vector<int>& prompt,
+                 const KvSources& sources = {});
   // Keys of the whole blocks of what a decode worker fetches of a prompt.
   std::vector<BlockKey> Keys(const std::vector<int>& prompt);
   // Waits until `id`, a worker or a store, says that it has so many leading blocks of a prompt.
   void WaitForBlocks(const std::string& id, const std::vector<int>& prompt, int blocks);
   // Drops all that a worker or a store keeps.
   void Forget(const std::string& id);
-  // A counter of one tier.
+  // What a worker or a store says of one of its tiers.
+  v1::TierStat Tier(const std::string& id, const std::string& tier);
   int64_t TierCounter(const std::string& id, const std::string& tier, const std::string& counter);
 
   const ModelConfig config_;

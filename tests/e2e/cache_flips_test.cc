@@ -1,5 +1,5 @@
-// One flipped bit in a block, wherever blocks are: it is found every time, counted, and what it held
-// computed anew; nobody sees a token of it.
+// One flipped bit in a block, wherever blocks are: it is found every time, counted, and what it
+// held computed anew; nobody sees a token of it.
 #include <map>
 #include <random>
 #include <string>
@@ -51,7 +51,8 @@ class CacheFlips : public CacheTest {
 
   std::string Address(const std::string& id) const { return cluster_->SocketOf(id); }
 
-  // A counter of a worker that asks for the prompt, and how it must have grown when it has the answer.
+  // A counter of a worker that asks for the prompt, and how it must have grown when it has the
+  // answer.
   struct Growth {
     std::string counter;
     int64_t by = 0;
@@ -252,6 +253,7 @@ TEST_F(StoreFlips, InRedisBehindAStore) {
   const std::string block = Block("store-0", index);
   RestartStore();
   FlipInRedis(cluster_->redis(), RedisKeyOfBlock(keys[index]), block, seed_);
+  ASSERT_TRUE(WaitFor([&] { return Tier("store-0", "redis").state() == "ok"; }));
   EXPECT_EQ(Computed("decode-1", store(), {{"blocks_rejected", 0}}), TokensFrom(index));
   EXPECT_EQ(TierCounter("store-0", "redis", "corrupt"), 1);
 }

@@ -1,6 +1,6 @@
 // A context of 4,000 tokens that was written on one worker is continued on another, which computes
-// what is new and nothing else: read from the first worker, found through the router, or from a store
-// when the first worker is gone.
+// what is new and nothing else: read from the first worker, found through the router, or from a
+// store when the first worker is gone.
 #include <string>
 #include <vector>
 

@@ -162,7 +162,9 @@ void FlipProxy::FollowData(Flow& flow, uint8_t& byte) {
   Flow::Message& message =
       flow.messages[(head[5] & 0x7f) << 24 | head[6] << 16 | head[7] << 8 | head[8]];
   auto& prefix = message.prefix;
-  const auto length = [&] { return prefix[1] << 24 | prefix[2] << 16 | prefix[3] << 8 | prefix[4]; };
+  const auto length = [&] {
+    return prefix[1] << 24 | prefix[2] << 16 | prefix[3] << 8 | prefix[4];
+  };
   if (message.prefix_bytes < prefix.size()) {
     prefix[message.prefix_bytes++] = byte;
     if (message.prefix_bytes < prefix.size()) return;

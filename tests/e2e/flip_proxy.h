@@ -72,13 +72,13 @@ class FlipProxy {
 
   std::string address_;
   FileDescriptor listener_;
-  FileDescriptor stop_;  // an eventfd
+  FileDescriptor stop_;                // an eventfd
   std::list<Connection> connections_;  // the thread's
   std::mutex mutex_;
-  std::string target_;           // under mutex_
-  bool armed_ = false;           // under mutex_
+  std::string target_;               // under mutex_
+  bool armed_ = false;               // under mutex_
   Toward toward_ = Toward::kClient;  // under mutex_
-  uint64_t seed_ = 0;            // under mutex_
+  uint64_t seed_ = 0;                // under mutex_
   std::atomic<int> flips_ = 0;
   std::thread thread_;
 };

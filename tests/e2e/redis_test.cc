@@ -19,6 +19,7 @@
 #include "absl/time/clock.h"
 #include "chorale/v1/blocks.grpc.pb.h"
 #include "rpc/channels.h"
+#include "tests/e2e/http_client.h"
 #include "tests/e2e/processes.h"
 #include "tests/testing/tiny_model.h"
 
@@ -63,7 +64,8 @@ class Load {
       answers_.push_back(Answer(prompts_.back(), true));
     }
     for (int i = 0; i < kClients; ++i) {
-      clients_.emplace_back([this, seed = seed + 1 + static_cast<uint64_t>(i)] { RunClient(seed); });
+      clients_.emplace_back(
+          [this, seed = seed + 1 + static_cast<uint64_t>(i)] { RunClient(seed); });
     }
   }
 
@@ -150,7 +152,8 @@ class RedisTrouble : public testing::Test {
     return {.model_folder = folder_.path(),
             .prefill = 1,
             .decode = 2,
-            .worker_flags = {"--kernels", "reference", "--threads", "1", "--blocks", "200"}};
+            .worker_flags = {"--kernels", "reference", "--threads", "1", "--blocks", "200"},
+            .router_flags = {"--metrics", "127.0.0.1:0"}};
   }
 
   TempFolder folder_;
@@ -182,26 +185,41 @@ int64_t Counter(const v1::TierStat& tier, const std::string& name) {
   return it == tier.counters().end() ? 0 : it->second;
 }
 
-// Waits until Redis is well, takes blocks and gives them back.
+// A metric of the router, by its name and labels as they are written.
+double RouterMetric(TestCluster& cluster, const std::string& name) {
+  const std::string host = ReadAddressFile(cluster.folder() + "/router.address")["metrics"];
+  const std::string metrics = HttpGet(host, "/metrics").body;
+  const size_t at = metrics.find("\n" + name + " ");
+  EXPECT_NE(at, std::string::npos) << name << " is not among\n" << metrics;
+  return at == std::string::npos ? 0 : std::stod(metrics.substr(at + name.size() + 2));
+}
+
+constexpr char kRedisUp[] = "chorale_redis_up";
+constexpr char kDirectoryHits[] = "chorale_redis_searches_total{result=\"hit\"}";
+
+// Waits until Redis is well again, for store and router, takes blocks, and is of use to both.
 void AwaitHits(TestCluster& cluster) {
   const v1::TierStat before = RedisTierOf(cluster);
+  const double directory_hits = RouterMetric(cluster, kDirectoryHits);
   v1::TierStat now;
   EXPECT_TRUE(WaitFor([&] {
     EvictMemory(cluster);
     absl::SleepFor(absl::Milliseconds(100));
     now = RedisTierOf(cluster);
     return now.state() == "ok" && Counter(now, "hits") > Counter(before, "hits") &&
-           Counter(now, "written") > Counter(before, "written");
+           Counter(now, "written") > Counter(before, "written") &&
+           RouterMetric(cluster, kRedisUp) == 1 &&
+           RouterMetric(cluster, kDirectoryHits) > directory_hits;
   })) << now.DebugString();
 }
 
-// Waits until the store says that Redis is not well, and stays under load for a while.
+// Waits until store and router say that Redis is not well, and stays under load for a while.
 void AwaitTrouble(TestCluster& cluster, absl::Duration stay) {
   const absl::Time end = absl::Now() + stay;
   v1::TierStat now;
   EXPECT_TRUE(WaitFor([&] {
     now = RedisTierOf(cluster);
-    return now.state() != "ok";
+    return now.state() != "ok" && RouterMetric(cluster, kRedisUp) == 0;
   })) << now.DebugString();
   std::cout << "store-0 says of Redis: " << now.state() << std::endl;
   while (absl::Now() < end) {
@@ -217,8 +235,8 @@ void AwaitDirectory(TestCluster& cluster, int64_t blocks) {
         .Ask({"EVAL", "return #redis.call('keys', ARGV[1])", "0", pattern})
         .integer;
   };
-  EXPECT_TRUE(WaitFor(
-      [&] { return count("chorale:holder:*") > 0 && count("chorale:at:*") >= blocks; }));
+  EXPECT_TRUE(
+      WaitFor([&] { return count("chorale:holder:*") > 0 && count("chorale:at:*") >= blocks; }));
 }
 
 std::string LogOf(TestCluster& cluster, const std::string& process) {
@@ -280,7 +298,7 @@ TEST_F(RedisTrouble, RoutersThatShareItKnowOfEachOthersBlocks) {
   options.redis = true;
   TestCluster here(options);
   options.redis = false;
-  options.router_flags = {"--redis", here.redis().url().ToString()};
+  options.router_flags = {"--metrics", "127.0.0.1:0", "--redis", here.redis().url().ToString()};
   TestCluster there(options);
 
   std::mt19937_64 random(1);
@@ -289,6 +307,7 @@ TEST_F(RedisTrouble, RoutersThatShareItKnowOfEachOthersBlocks) {
   ASSERT_TRUE(written.status.ok()) << written.status.error_message();
   EXPECT_EQ(written.usage.cached_tokens(), 0);
   AwaitDirectory(here, kPromptTokens / 16);
+  ASSERT_TRUE(WaitFor([&] { return RouterMetric(there, kRedisUp) == 1; }));
 
   const Generation continued = Generate(there.inference(), request);
   ASSERT_TRUE(continued.status.ok()) << continued.status.error_message();

@@ -13,10 +13,10 @@
 #include "absl/time/clock.h"
 #include "base/hash.h"
 #include "chorale/v1/blocks.grpc.pb.h"
+#include "rpc/bidi_stream.h"
 #include "rpc/channels.h"
 #include "rpc/raw_message.h"
 #include "rpc/server.h"
-#include "rpc/server_stream.h"
 
 namespace chorale {
 namespace {

@@ -1,18 +1,18 @@
 #include "services/kvstore/block_store.h"
 
-#include <fcntl.h>
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <cstring>
 #include <filesystem>
 #include <future>
 #include <map>
 #include <random>
 #include <set>
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/hash.h"
 #include "bench/sample_blocks.h"

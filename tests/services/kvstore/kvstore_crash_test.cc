@@ -1,9 +1,5 @@
-// chorale-kvstore is killed at random moments, 50 times. What it serves after each restart is right:
-// the content of every block is a function of its key.
-#include <gtest/gtest.h>
-#include <poll.h>
-#include <signal.h>
-
+// chorale-kvstore is killed at random moments, 50 times. What it serves after each restart is
+// right: the content of every block is a function of its key.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -11,8 +7,12 @@
 #include <random>
 #include <thread>
 
-#include "bench/store_process.h"
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
+
 #include "bench/sample_blocks.h"
+#include "bench/store_process.h"
 
 namespace chorale {
 namespace {
@@ -64,8 +64,9 @@ TEST(KvstoreCrash, ServesOnlyWhatMatchesItsKeyAfterFiftyKills) {
   size_t restored = 0;
   int64_t pulled = 0;
   for (int kill = 0; kill <= kKills; ++kill) {
-    StoreProcess process(CHORALE_BINARY_FOLDER "/chorale-kvstore", folder,
-                         {"--dram-mib", "32", "--disk-mib", "64", "--slab-mib", "1", "--log-level", "warning"});
+    StoreProcess process(
+        CHORALE_BINARY_FOLDER "/chorale-kvstore", folder,
+        {"--dram-mib", "32", "--disk-mib", "64", "--slab-mib", "1", "--log-level", "warning"});
     start_max = std::max(start_max, process.start_time());
     ASSERT_LT(process.start_time(), absl::Seconds(5)) << "start " << kill;
     const auto stub = process.Connect();

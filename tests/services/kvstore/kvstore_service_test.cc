@@ -1,12 +1,12 @@
 // chorale.v1.Blocks of a real chorale-kvstore.
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <signal.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <numeric>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -51,7 +51,8 @@ class KvstoreServiceTest : public testing::Test {
 
   void Start() {
     process_ = std::make_unique<StoreProcess>(
-        kProgram, folder_, std::vector<std::string>{"--dram-mib", "64", "--disk-mib", "64", "--slab-mib", "1"});
+        kProgram, folder_,
+        std::vector<std::string>{"--dram-mib", "64", "--disk-mib", "64", "--slab-mib", "1"});
     stub_ = process_->Connect();
   }
   v1::StatBlocksReply Stat() {
@@ -257,11 +258,13 @@ TEST_F(KvstoreServiceTest, SaysWhatToWriteInsteadOfBadFlags) {
         absl::StrCat(kProgram, " --listen unix:", folder_, "/b ", flags, " 2>> ", folder_, "/log");
     return WEXITSTATUS(std::system(command.c_str()));
   };
-  EXPECT_EQ(exit_code(absl::StrCat("--dir ", folder_, "/disk --disk-mib 64 --slab-mib 1")), 2) << "in use";
+  EXPECT_EQ(exit_code(absl::StrCat("--dir ", folder_, "/disk --disk-mib 64 --slab-mib 1")), 2)
+      << "in use";
   EXPECT_EQ(exit_code("--dram-mib 1"), 2);
   EXPECT_EQ(exit_code(absl::StrCat("--dir ", folder_, "/other --disk-mib 1")), 2);
   process_->Stop(SIGTERM);
-  EXPECT_EQ(exit_code(absl::StrCat("--dir ", folder_, "/disk --disk-mib 80 --slab-mib 1")), 2) << "geometry";
+  EXPECT_EQ(exit_code(absl::StrCat("--dir ", folder_, "/disk --disk-mib 80 --slab-mib 1")), 2)
+      << "geometry";
 }
 
 }  // namespace

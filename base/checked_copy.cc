@@ -1,4 +1,4 @@
-#include "rpc/checked_copy.h"
+#include "base/checked_copy.h"
 
 #include <algorithm>
 #include <cstring>
