@@ -5,10 +5,12 @@
 #include <grpcpp/support/channel_arguments.h>
 
 #include "rpc/limits.h"
+#include "rpc/read_buffers.h"
 
 namespace chorale {
 
 std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
+  KeepReadBuffers();
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetMaxSendMessageSize(kMessageBytesMax);

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "rpc/limits.h"
+#include "rpc/read_buffers.h"
 
 namespace chorale {
 namespace {
@@ -78,6 +79,7 @@ class RpcServer::CallCount : public grpc::experimental::ServerInterceptorFactory
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
     const std::string& address, const std::vector<grpc::Service*>& services) {
   EnablePlugins();
+  KeepReadBuffers();
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);

@@ -70,7 +70,8 @@ class CacheCliTest : public ::testing::Test {
 
   // What `chorale cache stat` says of one tier; all 0 when it is not there.
   Json Tier(const std::string& process, const std::string& tier) {
-    for (const Json& each : Chorale({"cache", "stat", "--json"}).json()["processes"]) {
+    const Json all = Chorale({"cache", "stat", "--json"}).json();
+    for (const Json& each : all["processes"]) {
       if (each["process"] != process) continue;
       for (const Json& stat : each["tiers"]) {
         if (stat["tier"] == tier) return stat;
@@ -101,8 +102,8 @@ TEST_F(CacheCliTest, ShowsVerifiesAndEvictsBlocksOfWorkersAndStores) {
   ASSERT_TRUE(WaitFor([&] { return Tier("store-0", "dram")["blocks"] >= 12; }));
 
   std::set<std::string> in_workers, in_stores;
-  for (const Json& block :
-       Chorale({"cache", "ls", "--limit", "10000", "--json"}).json()["blocks"]) {
+  const Json listed = Chorale({"cache", "ls", "--limit", "10000", "--json"}).json();
+  for (const Json& block : listed["blocks"]) {
     (block["tier"] == "pool" ? in_workers : in_stores).insert(block["key"]);
   }
   EXPECT_TRUE(
@@ -127,7 +128,8 @@ TEST_F(CacheCliTest, TellsPrometheusWhatItTellsTheOperator) {
   const Outcome status = Chorale({"status", "--json"});
   EXPECT_EQ(status.exit_code, 0) << status.text;
   std::map<std::string, std::string> scrapes;
-  for (const Json& process : status.json()["processes"]) {
+  const Json shown = status.json();
+  for (const Json& process : shown["processes"]) {
     const HttpReply reply = HttpGet(process["metrics"], "/metrics");
     EXPECT_EQ(reply.status, 200) << process["name"];
     scrapes[process["name"]] = reply.body;
@@ -158,7 +160,8 @@ TEST_F(CacheCliTest, TellsPrometheusWhatItTellsTheOperator) {
 TEST_F(CacheCliTest, NamesAProcessThatIsGoneAndShowsTheOthers) {
   const Outcome up = Up({});
   ASSERT_EQ(up.exit_code, 0) << up.text;
-  for (const Json& process : up.json()["processes"]) {
+  const Json started = up.json();
+  for (const Json& process : started["processes"]) {
     if (process["name"] == "decode-0") kill(process["pid"].get<pid_t>(), SIGKILL);
   }
   Outcome stat;
