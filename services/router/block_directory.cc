@@ -46,8 +46,9 @@ class BlockDirectory::Watch : public grpc::ClientReadReactor<v1::BlockEvents> {
     StartRead(&events_);
   }
   void OnDone(const grpc::Status&) override {
-    const std::shared_ptr<Watch> self = std::move(self_);
-    directory_.Ended(address_, this);
+    BlockDirectory& directory = directory_;
+    const std::string address = address_;
+    directory.Ended(address, std::move(self_));
   }
 
   BlockDirectory& directory_;
@@ -189,10 +190,12 @@ bool BlockDirectory::Apply(const std::string& address, const Watch* watch,
   return false;
 }
 
-void BlockDirectory::Ended(const std::string& address, const Watch* watch) {
+// The watch lets go of gRPC before it counts as ended: the process may go right then.
+void BlockDirectory::Ended(const std::string& address, std::shared_ptr<Watch> watch) {
   std::lock_guard lock(mutex_);
   const auto it = holders_.find(address);
-  if (it != holders_.end() && it->second.watch.get() == watch) it->second.watch = nullptr;
+  if (it != holders_.end() && it->second.watch == watch) it->second.watch = nullptr;
+  watch.reset();
   if (--watches_live_ == 0) all_ended_.notify_all();
 }
 

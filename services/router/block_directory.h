@@ -44,7 +44,7 @@ class BlockDirectory {
     int holders = 0;
     int holders_whole = 0;  // whose view is proven to be complete
     int64_t blocks = 0;
-    int64_t bytes = 0;      // memory of the index
+    int64_t bytes = 0;  // memory of the index
     int64_t views_broken = 0;
     std::string redis_state;  // empty: there is none
     RedisDirectoryCounters redis;
@@ -71,20 +71,20 @@ class BlockDirectory {
   void Begin(const std::string& address, Holder& holder);
   // False: the watch has to begin anew.
   bool Apply(const std::string& address, const Watch* watch, const v1::BlockEvents& events);
-  void Ended(const std::string& address, const Watch* watch);
+  void Ended(const std::string& address, std::shared_ptr<Watch> watch);
 
   const std::shared_ptr<Channels> channels_;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable all_ended_;
-  PrefixIndex index_;                      // under mutex_
-  std::map<std::string, Holder> holders_;  // by address; under mutex_
-  int watches_live_ = 0;                   // under mutex_
-  int64_t views_broken_ = 0;               // under mutex_
-  bool stopping_ = false;                  // under mutex_
-  std::unique_ptr<Redis> redis_;           // null: there is none
+  PrefixIndex index_;                       // under mutex_
+  std::map<std::string, Holder> holders_;   // by address; under mutex_
+  int watches_live_ = 0;                    // under mutex_
+  int64_t views_broken_ = 0;                // under mutex_
+  bool stopping_ = false;                   // under mutex_
+  std::unique_ptr<Redis> redis_;            // null: there is none
   std::unique_ptr<RedisDirectory> shared_;  // likewise
-  std::thread thread_;                     // begins watches, renews leases
+  std::thread thread_;                      // begins watches, renews leases
 };
 
 }  // namespace chorale

@@ -22,9 +22,9 @@ constexpr absl::Duration kDown = absl::Seconds(1);
 struct Question {
   std::mutex mutex;
   int keys = 0;
-  int open = 0;                                // answers that are missing; under mutex
+  int open = 0;  // answers that are missing; under mutex
   std::vector<StoreClient::Part> parts;
-  std::vector<int> leading;                    // of each part; under mutex
+  std::vector<int> leading;  // of each part; under mutex
   std::function<void(StoreClient::Found)> on_found;
 
   void Take(size_t part, int blocks) {
@@ -129,10 +129,13 @@ void StoreClient::Lookup(std::vector<BlockKey> keys, absl::Duration timeout,
       call->request.add_keys(std::string(keys[place].AsBytes()));
     }
     call->stub->async()->Lookup(&call->context, &call->request, &call->reply,
-                                [this, call, question, i](const grpc::Status& status) {
+                                [this, call, question, i](const grpc::Status& status) mutable {
                                   const int blocks = std::max(0, call->reply.blocks());
                                   if (!status.ok()) NoteFailure(question->parts[i].address);
                                   question->Take(i, status.ok() ? blocks : 0);
+                                  // It lets go of gRPC before it counts as answered: the process
+                                  // may go right then.
+                                  call.reset();
                                   std::lock_guard lock(mutex_);
                                   if (--asking_ == 0) answered_.notify_all();
                                 });
