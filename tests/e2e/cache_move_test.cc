@@ -59,8 +59,9 @@ class CacheMove : public CacheTest {
     return {grown("prompt_tokens_computed"), grown("prompt_tokens_received")};
   }
   void ExpectOnlyNew(const Done& done) const {
-    EXPECT_EQ(done.received, known_);
-    EXPECT_EQ(done.computed, static_cast<int64_t>(next_.size()) - 1 - known_);
+    // More than what the first worker wrote, when an earlier try computed the rest and stored it.
+    EXPECT_GE(done.received, known_);
+    EXPECT_EQ(done.computed, static_cast<int64_t>(next_.size()) - 1 - done.received);
     EXPECT_LE(done.computed, kNew + kOutput + kBlockTokens - 1);
   }
   // Asks until decode-1 is asked and receives what is known: what it may learn of it from comes to
