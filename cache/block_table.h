@@ -92,8 +92,6 @@ class BlockTable {
   int64_t bytes() const { return bytes_; }
   int64_t slot_bytes() const { return slot_bytes_; }
   int64_t pins() const { return pins_; }
-  const SlabAllocator& slabs() const { return slabs_; }
-  uint64_t operations() const { return operations_; }
 
  private:
   // Of one slot size. An entry of `order` is place * slots_per_slab + slot.

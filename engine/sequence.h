@@ -31,6 +31,7 @@ enum class Phase {
 struct Arrival {
   size_t bytes = 0;
   CheckedCopy copy;
+  std::optional<uint64_t> checksum;  // of the block in the pool, once it is verified
 };
 
 struct Request;

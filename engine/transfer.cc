@@ -102,7 +102,10 @@ absl::Status Engine::CompleteBlock(RequestId id, uint64_t epoch, int index, cons
   if (status.ok()) {
     const HandoffVerdict verdict =
         state_->receiver.Accept(*sequence->ticket, place, key, checksum, checksum_here);
-    if (verdict == HandoffVerdict::kTaken) return absl::OkStatus();
+    if (verdict == HandoffVerdict::kTaken) {
+      if (packed.empty()) sequence->arrived[place].checksum = checksum;
+      return absl::OkStatus();
+    }
     if (verdict == HandoffVerdict::kWrongKey) {
       status = absl::InvalidArgumentError(
           absl::StrFormat("block %d has key %s, expected %s: other weights, tokens or tenant",
@@ -121,7 +124,9 @@ std::optional<NeedBlocksEvent> Engine::NextDelivery(RequestId id) {
   absl::StatusOr<HandoffTicket> next = state_->receiver.Restart(*sequence->ticket);
   CHECK(next.ok()) << next.status();
   sequence->ticket = *next;
-  sequence->arrived = std::vector<Arrival>(sequence->arrived.size());
+  for (Arrival& arrival : sequence->arrived) {
+    if (!arrival.checksum) arrival = {};  // what came in part begins anew
+  }
   return state_->Needed(*sequence);
 }
 
@@ -131,7 +136,6 @@ void Engine::EndDelivery(RequestId id) {
   Request& r = *sequence->request;
   const int blocks = sequence->published + state_->receiver.leading(sequence->ticket->transfer);
   const int computed = std::min(blocks * kernels::kBlockTokens, sequence->goal());
-  state_->StopAwaiting(*sequence);
   r.usage.transferred_tokens += computed - sequence->computed;
   state_->counters.prompt_tokens_received += computed - sequence->computed;
   state_->counters.models[r.model->name].prompt_tokens_received += computed - sequence->computed;
@@ -139,6 +143,7 @@ void Engine::EndDelivery(RequestId id) {
   r.await_blocks = false;
   sequence->phase = Phase::kPrefilling;
   state_->Publish(*sequence);
+  state_->StopAwaiting(*sequence);
   if (sequence->computed == sequence->goal()) {
     state_->EndPrompt(*sequence);
   } else if (r.is_prefill && sequence->computed > 0) {

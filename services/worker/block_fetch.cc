@@ -47,13 +47,16 @@ class BlockFetcher::Fetch : public std::enable_shared_from_this<Fetch> {
       for (int i = need_.first_block; i < end; ++i) part.places.push_back(i);
       if (!part.places.empty()) candidates_.push_back({.end = end, .parts = {std::move(part)}});
     }
-    if (!fetcher_.MayAskStores(sources_) || need_.keys.empty()) return Next();
-    fetcher_.stores_->Lookup(need_.keys, kLookupTimeout, [self = shared_from_this()](auto found) {
-      self->host_->Post([self, found = std::move(found)](Engine&) mutable {
-        self->OnStores(std::move(found));
-        self->Next();
-      });
-    });
+    // Of the blocks that are missing; an open one is in no store.
+    const int full = need_.tokens / kernels::kBlockTokens - need_.first_block;
+    if (!fetcher_.MayAskStores(sources_) || full <= 0) return Next();
+    fetcher_.stores_->Lookup({need_.keys.begin(), need_.keys.begin() + full}, kLookupTimeout,
+                             [self = shared_from_this()](auto found) {
+                               self->host_->Post([self, found = std::move(found)](Engine&) mutable {
+                                 self->OnStores(std::move(found));
+                                 self->Next();
+                               });
+                             });
   }
 
   void Cancel() {
