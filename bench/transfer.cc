@@ -1,21 +1,24 @@
 // How fast K/V blocks move from one process to another, by every way Chorale has:
 //
 //   tcp, unix  gRPC streams of raw frames, sent from where the blocks lie, over 1, 2 or 4
-//   connections shm        offsets over gRPC, bytes copied out of the sender's memory process
-//   copied within this process
+//              connections
+//   bare       the same sockets without gRPC, read straight into place: what the kernel takes
+//   shm        offsets over gRPC, bytes copied out of the sender's memory
+//   process    copied within this process
 //
-// The sender is this program again, in a process of its own. The receiver copies every block into
-// its own pool and verifies its copy; each way is measured with and without that. memcpy of the
-// same bytes in the same round is the peer: no way can be faster by one core. Rounds go through all
-// ways in turn and the median of the rounds counts, so what else the machine does hits all of them.
+// The sender is this program again, in a process of its own. The receiver takes every block into
+// its own pool and verifies its copy; each way is measured with and without that. The limit of a
+// socket is the same number of bare ones; that of the other ways memcpy of the same bytes by one
+// core, which is everyone's peer. Rounds go through all ways in turn and the median of the rounds
+// counts, so what else the machine does hits all of them.
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <functional>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,7 +50,7 @@ struct Options {
   std::string only;  // ways whose name contains it
   std::string machine;
   std::string commit;
-  std::string socket_path;  // set: this process is the sender
+  std::string sender_folder;  // set: this process is the sender
 };
 
 // The sending process; it ends with this.
@@ -64,9 +67,13 @@ class SenderProcess {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, to[0], 0);
     posix_spawn_file_actions_adddup2(&actions, from[1], 1);
-    std::vector<std::string> words = {
-        "bench_transfer",           "--sender-socket", folder_ + "/sender.sock",        "--bytes",
-        std::to_string(size.bytes), "--block-bytes",   std::to_string(size.block_bytes)};
+    std::vector<std::string> words = {"bench_transfer",
+                                      "--sender-folder",
+                                      folder_,
+                                      "--bytes",
+                                      std::to_string(size.bytes),
+                                      "--block-bytes",
+                                      std::to_string(size.block_bytes)};
     std::vector<char*> argv;
     for (std::string& word : words) argv.push_back(word.data());
     argv.push_back(nullptr);
@@ -85,15 +92,13 @@ class SenderProcess {
   SenderProcess(const SenderProcess&) = delete;
 
   pid_t pid() const { return pid_; }
-  const std::string& tcp() const { return addresses_[0]; }
-  const std::string& unix_socket() const { return addresses_[1]; }
-  const std::string& region() const { return addresses_[2]; }
+  const std::string& address(TransferAddress which) const { return addresses_.at(which); }
 
  private:
   void ReadAddresses(const FileDescriptor& output) {
     std::string line;
     char c = 0;
-    while (addresses_.size() < 3) {
+    while (addresses_.size() < kTransferAddresses) {
       CHECK_EQ(read(output.get(), &c, 1), 1) << "the sender has ended";
       if (c != '\n') {
         line += c;
@@ -132,56 +137,64 @@ double CpuSeconds(pid_t pid) {
 }
 
 std::vector<Way> WaysOf(const SenderProcess& sender, const MappedRegion& region,
-                        TransferReceiver& receiver, std::span<const std::byte> source) {
+                        TransferReceiver& receiver) {
   std::vector<Way> ways;
   const auto add = [&](std::string name, TransferWay way) {
     ways.push_back(
-        {absl::StrFormat("%s, %d stream%s", name, way.streams, way.streams > 1 ? "s" : ""),
-         [&receiver, way](bool verify) { return receiver.PullSeconds(way, verify); }});
+        {.name = absl::StrFormat("%s, %d stream%s", name, way.streams, way.streams > 1 ? "s" : ""),
+         .seconds = [&receiver, way](bool verify) { return receiver.PullSeconds(way, verify); }});
   };
-  for (const int streams : {1, 2, 4}) add("tcp", {.address = sender.tcp(), .streams = streams});
   for (const int streams : {1, 2, 4}) {
-    add("unix", {.address = sender.unix_socket(), .streams = streams});
+    add("bare tcp", {.address = sender.address(kBareTcp), .grpc = false, .streams = streams});
+    add("tcp", {.address = sender.address(kTcp), .streams = streams});
+  }
+  for (const int streams : {1, 2, 4}) {
+    add("bare unix", {.address = sender.address(kBareUnix), .grpc = false, .streams = streams});
+    add("unix", {.address = sender.address(kUnix), .streams = streams});
   }
   for (const int streams : {1, 2}) {
-    add("shm", {.address = sender.unix_socket(), .region = &region, .streams = streams});
+    add("shm", {.address = sender.address(kUnix), .region = &region, .streams = streams});
   }
-  ways.push_back({"process", [&receiver, source](bool verify) {
-                    return receiver.CopySeconds(source, verify);
-                  }});
+  ways.push_back({.name = "process",
+                  .seconds = [&receiver](bool verify) { return receiver.CopySeconds(verify); }});
   return ways;
 }
 
 void Print(const Options& options, const std::vector<Way>& ways, double memcpy_gbps) {
   if (!options.json) {
-    absl::PrintF("%-16s %23s %23s\n%-16s %10s %12s %10s %12s %10s\n", "", "with checksums",
+    absl::PrintF("%-20s %23s %23s\n%-20s %10s %12s %10s %12s %10s\n", "", "with checksums",
                  "without", "way", "GB/s", "core s/GB", "GB/s", "core s/GB", "of memcpy");
     for (const Way& way : ways) {
-      absl::PrintF("%-16s %10.2f %12.3f %10.2f %12.3f %9.0f%%\n", way.name, Median(way.gbps[true]),
+      absl::PrintF("%-20s %10.2f %12.3f %10.2f %12.3f %9.0f%%\n", way.name, Median(way.gbps[true]),
                    Median(way.cpu_seconds[true]), Median(way.gbps[false]),
                    Median(way.cpu_seconds[false]), 100 * Median(way.gbps[true]) / memcpy_gbps);
     }
-    absl::PrintF("%-16s %10s %12s %10.2f\n", "memcpy", "", "", memcpy_gbps);
+    absl::PrintF("%-20s %10s %12s %10.2f\n", "memcpy", "", "", memcpy_gbps);
     return;
   }
   Json list = Json::array();
   const auto round = [](double value) { return std::round(value * 100) / 100; };
-  const auto add = [&](const std::string& metric, double value) {
+  const auto add = [&](const std::string& metric, double value, double limit) {
     list.push_back({{"metric", metric},
                     {"value", round(value)},
                     {"unit", "GB/s"},
                     {"peer", "memcpy"},
                     {"peer_value", round(memcpy_gbps)},
                     {"ratio", round(value / memcpy_gbps)},
-                    {"limit", round(memcpy_gbps)},
+                    {"limit", round(limit)},
                     {"command", "bench_transfer --json"},
                     {"machine", options.machine},
                     {"date", absl::FormatTime("%Y-%m-%d", absl::Now(), absl::UTCTimeZone())},
                     {"commit", options.commit}});
   };
   for (const Way& way : ways) {
-    add(way.name, Median(way.gbps[true]));
-    add(absl::StrCat(way.name, ", no checksums"), Median(way.gbps[false]));
+    const auto bare = std::find_if(ways.begin(), ways.end(), [&](const Way& other) {
+      return other.name == absl::StrCat("bare ", way.name);
+    });
+    for (const bool verify : {true, false}) {
+      add(absl::StrCat(way.name, verify ? "" : ", no checksums"), Median(way.gbps[verify]),
+          bare == ways.end() ? memcpy_gbps : Median(bare->gbps[verify]));
+    }
   }
   absl::PrintF("%s\n", list.dump(1));
 }
@@ -195,17 +208,20 @@ void Measure(const SenderProcess& sender, double gigabytes, bool verify, Way& wa
 
 int Run(const Options& options) {
   const SenderProcess sender(options.size);
-  const auto region = MappedRegion::Open(sender.region());
+  const auto region = MappedRegion::Open(sender.address(kRegion));
   CHECK(region.ok()) << region.status();
   const HugeMemory pool(options.size.bytes);
   const HugeMemory source(options.size.bytes);
-  TransferReceiver receiver(options.size, pool.bytes());
-  std::vector<Way> ways = WaysOf(sender, **region, receiver, source.bytes());
+  const auto sent = (*region)->At(0, options.size.bytes);
+  CHECK(sent.ok()) << sent.status();
+  std::memcpy(source.bytes().data(), sent->data(), sent->size());
+  TransferReceiver receiver(options.size, pool.bytes(), source.bytes());
+  std::vector<Way> ways = WaysOf(sender, **region, receiver);
   std::erase_if(ways, [&](const Way& way) { return way.name.find(options.only) == way.name.npos; });
   const double gigabytes = static_cast<double>(options.size.bytes) / 1e9;
   std::vector<double> memcpy_gbps;
   for (int round = -1; round < options.rounds; ++round) {
-    memcpy_gbps.push_back(gigabytes / receiver.MemcpySeconds(source.bytes()));
+    memcpy_gbps.push_back(gigabytes / receiver.MemcpySeconds());
     for (Way& way : ways) {
       Measure(sender, gigabytes, true, way);
       Measure(sender, gigabytes, false, way);
@@ -235,7 +251,7 @@ int main(int argc, char** argv) {
   app.add_flag("--json", options.json, "print a list of JSON objects");
   app.add_option("--machine", options.machine, "named in the JSON");
   app.add_option("--commit", options.commit, "named in the JSON");
-  app.add_option("--sender-socket", options.socket_path, "be the sender, listening there")
+  app.add_option("--sender-folder", options.sender_folder, "be the sender, with its sockets there")
       ->group("");
   CLI11_PARSE(app, argc, argv);
   options.size.bytes -= options.size.bytes % options.size.block_bytes;
@@ -243,8 +259,8 @@ int main(int argc, char** argv) {
     absl::FPrintF(stderr, "--block-bytes: %d is more than --bytes\n", options.size.block_bytes);
     return 2;
   }
-  if (!options.socket_path.empty()) {
-    return chorale::bench::RunTransferSender(options.size, options.socket_path, STDIN_FILENO,
+  if (!options.sender_folder.empty()) {
+    return chorale::bench::RunTransferSender(options.size, options.sender_folder, STDIN_FILENO,
                                              STDOUT_FILENO);
   }
   return chorale::bench::Run(options);

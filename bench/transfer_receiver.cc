@@ -5,6 +5,7 @@
 #include <cstring>
 #include <mutex>
 #include <span>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "base/check.h"
 #include "base/checked_copy.h"
 #include "base/hash.h"
+#include "bench/bare_socket.h"
 #include "rpc/kv_pull.h"
 #include "rpc/raw_message.h"
 
@@ -123,7 +125,22 @@ HugeMemory::HugeMemory(int64_t bytes) {
 
 HugeMemory::~HugeMemory() { std::free(bytes_.data()); }
 
+TransferReceiver::TransferReceiver(const TransferSize& size, std::span<std::byte> pool,
+                                   std::span<const std::byte> source)
+    : size_(size), pool_(pool), source_(source) {
+  const auto block_bytes = static_cast<size_t>(size.block_bytes);
+  for (size_t at = 0; at + block_bytes <= source.size(); at += block_bytes) {
+    checksums_.push_back(Checksum64(source.subspan(at, block_bytes)));
+  }
+}
+
+std::span<std::byte> TransferReceiver::Place(int index) const {
+  return pool_.subspan(static_cast<size_t>(index * size_.block_bytes),
+                       static_cast<size_t>(size_.block_bytes));
+}
+
 double TransferReceiver::PullSeconds(const TransferWay& way, bool verify) {
+  if (!way.grpc) return BareSeconds(way, verify);
   std::vector<std::unique_ptr<Stream>> streams;
   Pending pending(way.streams);
   const absl::Time start = absl::Now();
@@ -140,34 +157,43 @@ double TransferReceiver::PullSeconds(const TransferWay& way, bool verify) {
   return seconds;
 }
 
-double TransferReceiver::CopySeconds(std::span<const std::byte> from, bool verify) {
-  const auto block_bytes = static_cast<size_t>(size_.block_bytes);
-  std::vector<uint64_t> checksums;
-  CheckedCopy copy;
+double TransferReceiver::BareSeconds(const TransferWay& way, bool verify) {
+  std::vector<std::thread> threads;
   const absl::Time start = absl::Now();
-  for (size_t at = 0; at + block_bytes <= from.size(); at += block_bytes) {
-    std::byte* const to = pool_.data() + at;
-    if (verify) {
-      copy.Append(to, from.subspan(at, block_bytes));
-      checksums.push_back(copy.Finish());
-    } else {
-      std::memcpy(to, from.data() + at, block_bytes);
-    }
+  for (int i = 0; i < way.streams; ++i) {
+    threads.emplace_back([this, &way, verify, first = size_.blocks() * i / way.streams,
+                          last = size_.blocks() * (i + 1) / way.streams] {
+      BareReceiver receiver(way.address, first * size_.block_bytes,
+                            (last - first) * size_.block_bytes);
+      for (int block = first; block < last; ++block) {
+        receiver.Read(Place(block));
+        if (verify) CHECK_EQ(Checksum64(Place(block)), checksums_[static_cast<size_t>(block)]);
+      }
+    });
   }
-  const double seconds = SecondsSince(start);
-  if (verify && checksums != copied_) {  // the first time, or after a change that is a bug
-    CHECK(copied_.empty());
-    for (size_t i = 0; i < checksums.size(); ++i) {
-      CHECK_EQ(checksums[i], Checksum64(from.subspan(i * block_bytes, block_bytes)));
-    }
-    copied_ = std::move(checksums);
-  }
-  return seconds;
+  for (std::thread& thread : threads) thread.join();
+  return SecondsSince(start);
 }
 
-double TransferReceiver::MemcpySeconds(std::span<const std::byte> from) {
+double TransferReceiver::CopySeconds(bool verify) {
+  CheckedCopy copy;
   const absl::Time start = absl::Now();
-  std::memcpy(pool_.data(), from.data(), from.size());
+  for (int block = 0; block < size_.blocks(); ++block) {
+    const std::span<std::byte> to = Place(block);
+    const auto from = source_.subspan(static_cast<size_t>(block * size_.block_bytes), to.size());
+    if (verify) {
+      copy.Append(to.data(), from);
+      CHECK_EQ(copy.Finish(), checksums_[static_cast<size_t>(block)]);
+    } else {
+      std::memcpy(to.data(), from.data(), to.size());
+    }
+  }
+  return SecondsSince(start);
+}
+
+double TransferReceiver::MemcpySeconds() {
+  const absl::Time start = absl::Now();
+  std::memcpy(pool_.data(), source_.data(), source_.size());
   return SecondsSince(start);
 }
 

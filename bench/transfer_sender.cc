@@ -1,6 +1,7 @@
 #include "bench/transfer_sender.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -11,9 +12,11 @@
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/hash.h"
 #include "base/random.h"
+#include "bench/bare_socket.h"
 #include "chorale/v1/blocks.grpc.pb.h"
 #include "rpc/bidi_stream.h"
 #include "rpc/kv_frame.h"
@@ -141,8 +144,7 @@ BlockKey TransferKey(int index) {
   return key;
 }
 
-int RunTransferSender(const TransferSize& size, const std::string& socket_path, int input,
-                      int output) {
+int RunTransferSender(const TransferSize& size, const std::string& folder, int input, int output) {
   absl::StatusOr<Pool> pool = Fill(size);
   CHECK(pool.ok()) << pool.status();
   auto region = RegionServer::Start(*pool->region);
@@ -152,10 +154,17 @@ int RunTransferSender(const TransferSize& size, const std::string& socket_path, 
   BlocksService unix_service(*pool);
   auto tcp = RpcServer::Start("127.0.0.1:0", {&service});
   CHECK(tcp.ok()) << tcp.status();
-  auto unix_socket = RpcServer::Start(absl::StrCat("unix:", socket_path), {&unix_service});
+  auto unix_socket = RpcServer::Start(absl::StrCat("unix:", folder, "/rpc.sock"), {&unix_service});
   CHECK(unix_socket.ok()) << unix_socket.status();
-  const std::string ready =
-      absl::StrCat((*tcp)->address(), "\n", (*unix_socket)->address(), "\n", pool->address, "\n");
+  const BareSender bare_tcp("127.0.0.1:0", pool->region->bytes());
+  const BareSender bare_unix(absl::StrCat("unix:", folder, "/bare.sock"), pool->region->bytes());
+  std::array<std::string, kTransferAddresses> addresses;
+  addresses[kTcp] = (*tcp)->address();
+  addresses[kUnix] = (*unix_socket)->address();
+  addresses[kRegion] = pool->address;
+  addresses[kBareTcp] = bare_tcp.address();
+  addresses[kBareUnix] = bare_unix.address();
+  const std::string ready = absl::StrCat(absl::StrJoin(addresses, "\n"), "\n");
   CHECK_EQ(write(output, ready.data(), ready.size()), static_cast<ssize_t>(ready.size()));
   char ended = 0;
   while (read(input, &ended, 1) > 0) {

@@ -18,9 +18,11 @@ struct TransferSize {
 // The name of block `index`.
 BlockKey TransferKey(int index);
 
-// Serves until `input` ends. Writes three lines to `output` when it is ready: the addresses of TCP,
-// of the unix socket (`socket_path`) and of the region. Returns the exit code.
-int RunTransferSender(const TransferSize& size, const std::string& socket_path, int input,
-                      int output);
+// Where the sender serves, a line each when it is ready.
+enum TransferAddress { kTcp, kUnix, kRegion, kBareTcp, kBareUnix, kTransferAddresses };
+
+// Serves until `input` ends, with its unix sockets in `folder`. Writes its addresses to `output`.
+// Returns the exit code.
+int RunTransferSender(const TransferSize& size, const std::string& folder, int input, int output);
 
 }  // namespace chorale::bench
