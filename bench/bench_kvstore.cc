@@ -1,6 +1,7 @@
 // The block store under load: a real chorale-kvstore, clients that get blocks by a Zipf law and put
 // those that are missing, as workers do, and a client of its own that times gets of blocks that are
-// always in memory. Says whether the store kept its limits of memory and disk.
+// always in memory. Says whether the store kept its limits of memory and disk, and how long it
+// takes to start again on what it had when it was killed.
 //
 // Napkin: a get of 64 KiB over a unix socket is two copies by the kernel and one each by gRPC on
 // both sides, about 60 us of a core; two cores that are shared with the clients move 1 to 1.5 GB/s.
@@ -49,9 +50,13 @@ struct Options {
 constexpr uint64_t kProbed = 16;     // blocks that are always in memory
 constexpr uint64_t kVerifiedOf = 8;  // one get in so many has its content compared by the client
 constexpr double kGetP99MaxMs = 2;
+constexpr double kStartMaxSeconds = 5;
 
-// Most blocks have 64 KiB, some 128, few 256.
+int64_t one_size_kib = 0;  // --block-kib
+
+// Most blocks have 64 KiB, some 128, few 256, unless all have one size.
 int64_t SizeOf(uint64_t number) {
+  if (one_size_kib > 0) return one_size_kib << 10;
   const uint64_t draw = MixBits(number) % 100;
   return draw < 80 ? 64 << 10 : draw < 95 ? 128 << 10 : 256 << 10;
 }
@@ -183,9 +188,11 @@ v1::StatBlocksReply StatOf(v1::Blocks::Stub& stub) {
 
 void Run(const Options& options) {
   const std::string folder = options.folder.empty() ? MakeTempDir() : options.folder;
-  StoreProcess process(CHORALE_BINARY_FOLDER "/chorale-kvstore", folder,
-                       {"--dram-mib", std::to_string(options.dram_mib), "--disk-mib",
-                        std::to_string(options.disk_mib), "--log-level", "warning"});
+  const std::string program = CHORALE_BINARY_FOLDER "/chorale-kvstore";
+  const std::vector<std::string> flags = {"--dram-mib",  std::to_string(options.dram_mib),
+                                          "--disk-mib",  std::to_string(options.disk_mib),
+                                          "--log-level", "warning"};
+  StoreProcess process(program, folder, flags);
   const Zipf zipf(options.keys, options.zipf);
   const auto stub = process.Connect();
   for (uint64_t i = 0; i < kProbed; ++i) CHECK(PushBlocks(*stub, {options.keys + i}, SizeOf));
@@ -213,25 +220,30 @@ void Run(const Options& options) {
   };
   const double gets = static_cast<double>(load.gets) + static_cast<double>(load.probe_ms.size());
   const double none = std::nan("");
-  Print(options,
-        {{"traffic", static_cast<double>(load.bytes) / 1e9, "GB", none},
-         {"throughput", static_cast<double>(load.bytes) / 1e9 / seconds, "GB/s", none},
-         {"rss max", static_cast<double>(usage.rss_max) / (1 << 20), "MiB", none},
-         {"blocks in memory", static_cast<double>(stat.tiers(0).bytes()) / (1 << 20), "MiB",
-          static_cast<double>(options.dram_mib)},
-         // The data file, and 64 bytes for every 4096 of it at most.
-         {"disk max", static_cast<double>(usage.disk_max) / (1 << 20), "MiB",
-          static_cast<double>(options.disk_mib) * (1 + 1.0 / 64) + 1},
-         {"get from memory p50", Quantile(load.probe_ms, 0.5), "ms", none},
-         {"get from memory p99", Quantile(load.probe_ms, 0.99), "ms", kGetP99MaxMs},
-         {"gets", gets, "", none},
-         {"hit rate", static_cast<double>(load.hits) / static_cast<double>(load.gets), "", none},
-         {"hits from disk", counter(1, "hits") / gets, "of gets", none},
-         {"writes left out", counter(0, "unqueued"), "blocks", none},
-         {"puts refused", static_cast<double>(load.puts_failed), "", none},
-         {"corrupt", counter(0, "corrupt") + counter(1, "corrupt"), "blocks", 0},
-         {"probe misses", static_cast<double>(load.probe_misses), "", none}});
-  process.Stop(SIGTERM);
+  process.Stop(SIGKILL);
+  const StoreProcess again(program, folder, flags);
+  const v1::StatBlocksReply stat_again = StatOf(*again.Connect());
+  Print(
+      options,
+      {{"traffic", static_cast<double>(load.bytes) / 1e9, "GB", none},
+       {"throughput", static_cast<double>(load.bytes) / 1e9 / seconds, "GB/s", none},
+       {"rss max", static_cast<double>(usage.rss_max) / (1 << 20), "MiB", none},
+       {"blocks in memory", static_cast<double>(stat.tiers(0).bytes()) / (1 << 20), "MiB",
+        static_cast<double>(options.dram_mib)},
+       // The data file, and 64 bytes for every 4096 of it at most.
+       {"disk max", static_cast<double>(usage.disk_max) / (1 << 20), "MiB",
+        static_cast<double>(options.disk_mib) * (1 + 1.0 / 64) + 1},
+       {"get from memory p50", Quantile(load.probe_ms, 0.5), "ms", none},
+       {"get from memory p99", Quantile(load.probe_ms, 0.99), "ms", kGetP99MaxMs},
+       {"gets", gets, "", none},
+       {"hit rate", static_cast<double>(load.hits) / static_cast<double>(load.gets), "", none},
+       {"hits from disk", counter(1, "hits") / gets, "of gets", none},
+       {"writes left out", counter(0, "unqueued"), "blocks", none},
+       {"puts refused", static_cast<double>(load.puts_failed), "", none},
+       {"corrupt", counter(0, "corrupt") + counter(1, "corrupt"), "blocks", 0},
+       {"probe misses", static_cast<double>(load.probe_misses), "", none},
+       {"start after kill -9", absl::ToDoubleSeconds(again.start_time()), "s", kStartMaxSeconds},
+       {"blocks it comes back with", static_cast<double>(stat_again.tiers(1).blocks()), "", none}});
   if (options.folder.empty()) std::filesystem::remove_all(folder);
 }
 
@@ -244,6 +256,8 @@ int Main(int argc, char** argv) {
   app.add_option("--keys", options.keys, "different blocks")->capture_default_str();
   app.add_option("--zipf", options.zipf, "exponent of the law")->capture_default_str();
   app.add_option("--clients", options.clients, "that load the store")->capture_default_str();
+  app.add_option("--block-kib", one_size_kib, "of all blocks; 0: 64 for most, 128, 256")
+      ->capture_default_str();
   app.add_option("--seed", options.seed, "of the draws")->capture_default_str();
   app.add_option("--folder", options.folder, "for the store's files; a temporary one if not set");
   app.add_flag("--json", options.json, "print a list of JSON objects");
