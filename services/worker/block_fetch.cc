@@ -82,7 +82,6 @@ class BlockFetcher::Fetch : public std::enable_shared_from_this<Fetch> {
     absl::Time begin = absl::Now();
     std::shared_ptr<KvPull> call;
     int taken = 0;
-    int64_t bytes = 0;
   };
 
   bool Cancelled() {
@@ -254,7 +253,6 @@ class BlockFetcher::Fetch : public std::enable_shared_from_this<Fetch> {
         ++shared;
       }
       engine.DeliverPiece(id_, stream.epoch, index, bytes);
-      stream.bytes += static_cast<int64_t>(bytes.size());
       if (!run.end) continue;
       ++stream.taken;
       const absl::Status status =
@@ -294,7 +292,7 @@ class BlockFetcher::Fetch : public std::enable_shared_from_this<Fetch> {
       fetcher_.stats_.pulls_failed += !status.ok();
     }
     if (status.ok()) {
-      fetcher_.rates_.Note(stream.address, stream.bytes, absl::Now() - stream.begin);
+      fetcher_.rates_.Note(stream.address, BytesOf(stream.taken), absl::Now() - stream.begin);
     } else if (!absl::IsCancelled(status)) {
       fetcher_.rates_.NoteFailure(stream.address);
       regions_->Forget(stream.address);
