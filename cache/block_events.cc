@@ -100,13 +100,13 @@ std::vector<BlockEventBatch> BlockEventLog::Snapshot(size_t events_max) const {
   return parts;
 }
 
-BlockView::BlockView(PrefixIndex* index, int holder) : index_(*index), holder_(holder) {
+HolderView::HolderView(PrefixIndex* index, int holder) : index_(*index), holder_(holder) {
   index_.RemoveHolder(holder_);
 }
 
-BlockView::~BlockView() { index_.RemoveHolder(holder_); }
+HolderView::~HolderView() { index_.RemoveHolder(holder_); }
 
-void BlockView::ApplyEvent(const BlockEvent& event) {
+void HolderView::ApplyEvent(const BlockEvent& event) {
   // The sum follows what the index really holds, not what the publisher says about it.
   if (event.removed) {
     if (index_.Remove(holder_, event.key)) sum_.Subtract(event.key);
@@ -115,7 +115,7 @@ void BlockView::ApplyEvent(const BlockEvent& event) {
   }
 }
 
-bool BlockView::Apply(const BlockEventBatch& batch) {
+bool HolderView::Apply(const BlockEventBatch& batch) {
   if (batch.snapshot) {
     ApplySnapshotPart(batch);
   } else {
@@ -139,7 +139,7 @@ bool BlockView::Apply(const BlockEventBatch& batch) {
   return whole_;
 }
 
-void BlockView::ApplySnapshotPart(const BlockEventBatch& batch) {
+void HolderView::ApplySnapshotPart(const BlockEventBatch& batch) {
   if (!in_snapshot_ || batch.last_sequence != sequence_) {
     index_.RemoveHolder(holder_);
     sum_ = {};

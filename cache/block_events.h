@@ -1,6 +1,7 @@
 // Which blocks a worker or a store has, told to listeners so that they can prove they know it all.
 //
-//   BlockEventLog (at the worker)  -- BlockEventBatch, over any wire -->  BlockView (at a listener)
+//   BlockEventLog (at the worker)  -- BlockEventBatch, over any wire -->  HolderView (at a
+//   listener)
 //
 // Events are numbered from 1. With each batch comes the sum of the keys that are there after its
 // last event. A view applies what follows without a gap on what it has, drops the rest, and is
@@ -94,13 +95,13 @@ class BlockEventLog {
 
 // A listener's view of one publisher, kept in `index` as what `holder` has. The index outlives the
 // view; nobody else adds or removes for this holder.
-class BlockView {
+class HolderView {
  public:
-  BlockView(PrefixIndex* index, int holder);
+  HolderView(PrefixIndex* index, int holder);
   // Takes the holder's blocks out of the index.
-  ~BlockView();
-  BlockView(const BlockView&) = delete;
-  BlockView& operator=(const BlockView&) = delete;
+  ~HolderView();
+  HolderView(const HolderView&) = delete;
+  HolderView& operator=(const HolderView&) = delete;
 
   // Takes in a batch as it came from outside. Returns whole().
   bool Apply(const BlockEventBatch& batch);

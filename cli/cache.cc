@@ -386,15 +386,19 @@ absl::StatusOr<int> Evict(const CacheOptions& options) {
 
 using Action = absl::StatusOr<int> (*)(const CacheOptions&);
 
+// What Redis has is only counted.
+constexpr char kTiersCounted[] = "pool, dram, disk or redis; default: all";
+constexpr char kTiersRead[] = "pool, dram or disk; default: all";
+
 // Declares one of the subcommands with the flags that all have.
 CLI::App& AddAction(CLI::App& cache, Command& chosen, const std::string& name,
-                    const std::string& description, const std::shared_ptr<CacheOptions>& options,
-                    Action action) {
+                    const std::string& description, const char* tiers,
+                    const std::shared_ptr<CacheOptions>& options, Action action) {
   CLI::App* sub = cache.add_subcommand(name, description);
   AddRunDirFlag(*sub, options->cluster);
   sub->add_option("--address", options->addresses,
                   "of a worker or store, instead of a run folder; repeatable");
-  sub->add_option("--tier", options->tier, "pool, dram, disk or redis; default: all");
+  sub->add_option("--tier", options->tier, tiers);
   sub->add_flag("--json", options->json, "print one JSON object");
   sub->callback([options, action, &chosen] {
     chosen = [options, action] {
@@ -413,15 +417,15 @@ void AddCache(CLI::App& app, Command& chosen) {
   auto options = std::make_shared<CacheOptions>();
   constexpr char kPrefixHelp[] = "the first characters of keys, in hex";
 
-  CLI::App& ls = AddAction(*cache, chosen, "ls", "list blocks", options, List);
+  CLI::App& ls = AddAction(*cache, chosen, "ls", "list blocks", kTiersRead, options, List);
   ls.add_option("--prefix", options->prefix, kPrefixHelp);
   ls.add_option("--limit", options->limit, "blocks shown")
       ->capture_default_str()
       ->check(CLI::Range(1, 1'000'000));
   ls.footer("Example: chorale cache ls --tier pool --limit 20");
 
-  CLI::App& stat =
-      AddAction(*cache, chosen, "stat", "what each tier of each process holds", options, Stat);
+  CLI::App& stat = AddAction(*cache, chosen, "stat", "what each tier of each process holds",
+                             kTiersCounted, options, Stat);
   stat.add_flag("--counters", options->counters, "show all counters");
   stat.footer(
       "Two views of a process are the same when their events and digests are.\n"
@@ -429,7 +433,7 @@ void AddCache(CLI::App& app, Command& chosen) {
 
   CLI::App& verify =
       AddAction(*cache, chosen, "verify", "compare every block with its checksum and drop bad ones",
-                options, Verify);
+                kTiersRead, options, Verify);
   verify
       .add_option("--timeout-seconds", options->timeout_s, "give up on a process after this long")
       ->capture_default_str()
@@ -438,8 +442,8 @@ void AddCache(CLI::App& app, Command& chosen) {
       "Exit code 1 when there were bad blocks.\n"
       "Example: chorale cache verify --tier disk");
 
-  CLI::App& evict =
-      AddAction(*cache, chosen, "evict", "drop blocks that nobody holds", options, Evict);
+  CLI::App& evict = AddAction(*cache, chosen, "evict", "drop blocks that nobody holds", kTiersRead,
+                              options, Evict);
   evict.add_option("--prefix", options->prefix, kPrefixHelp);
   evict.add_flag("--all", options->all, "every block of every process");
   evict.footer("Example: chorale cache evict --tier pool");

@@ -106,7 +106,6 @@ struct Engine::State {
     HandoffTicket ticket;
     std::vector<Lent> blocks;  // by place
     int held = 0;              // of these
-    bool finished = false;     // nothing more will be lent
   };
   std::map<RequestId, Loan> loans;
   std::vector<int> published_by;  // IdOf the model whose request published a block

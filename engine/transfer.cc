@@ -242,16 +242,18 @@ std::optional<Engine::BlockView> Engine::ReadLent(RequestId id, int place) {
 void Engine::ReturnLent(RequestId id, int place) {
   const auto loan = state_->loans.find(id);
   if (loan == state_->loans.end()) return;
-  const auto verdict = state_->sender.Taken(loan->second.ticket, place, state_->now);
-  loan->second.held -= verdict == HandoffSender::TakenVerdict::kReleased;
-  if (loan->second.finished && loan->second.held == 0) EndLoan(id);
+  const HandoffTicket ticket = loan->second.ticket;
+  const auto verdict = state_->sender.Taken(ticket, place, state_->now);
+  if (verdict != HandoffSender::TakenVerdict::kReleased) return;
+  --loan->second.held;
+  if (!state_->sender.open(ticket)) EndLoan(id);  // that was the last
 }
 
 void Engine::FinishLoan(RequestId id) {
   const auto loan = state_->loans.find(id);
   if (loan == state_->loans.end()) return state_->Emit(LoanEndedEvent{.id = id});
-  loan->second.finished = true;
-  if (loan->second.held == 0) EndLoan(id);
+  state_->sender.Finish(loan->second.ticket);
+  if (!state_->sender.open(loan->second.ticket)) EndLoan(id);
 }
 
 void Engine::EndLoan(RequestId id) {

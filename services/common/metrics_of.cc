@@ -94,6 +94,10 @@ void AddStat(const v1::StatBlocksReply& stat, MetricSet& metrics) {
     metrics.Gauge("chorale_kv_tier_up", "1 when nothing is wrong with the tier.",
                   tier.state() == "ok", of_tier);
     for (const auto& [name, value] : tier.counters()) {
+      if (absl::EndsWith(name, "_queued")) {
+        metrics.Gauge("chorale_kv_" + name, "What the tier has yet to write.", value, of_tier);
+        continue;
+      }
       metrics.Counter(
           absl::StrCat("chorale_kv_", std::string(absl::StripPrefix(name, "blocks_")), "_total"),
           "A counter of the tier; `chorale cache stat --counters` has the same.", value, of_tier);

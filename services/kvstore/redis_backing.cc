@@ -44,6 +44,7 @@ BackingTier RedisBacking::tier() {
 
 TierStat RedisBacking::Stat() const {
   const RedisTierCounters counters = tier_.counters();
+  const RedisCounters commands = redis_.counters();
   return {.tier = "redis",
           .state = RedisStateName(tier_.state()),
           .counters = {{"hits", counters.hits},
@@ -53,6 +54,11 @@ TierStat RedisBacking::Stat() const {
                        {"written", counters.written},
                        {"dropped", counters.dropped},
                        {"bytes_written", counters.bytes_written},
+                       {"commands", commands.commands},
+                       {"commands_skipped", commands.skipped},
+                       {"commands_refused", commands.errors},
+                       {"commands_timed_out", commands.timeouts},
+                       {"commands_lost", commands.lost},
                        {"blocks_queued", counters.blocks_queued},
                        {"bytes_queued", counters.bytes_queued}}};
 }

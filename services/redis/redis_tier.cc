@@ -156,14 +156,6 @@ int RedisTier::CountPrefix(std::span<const BlockKey> keys, absl::Duration timeou
                           replies.begin());
 }
 
-int RedisTier::Remove(std::span<const BlockKey> keys, absl::Duration timeout) {
-  const std::vector<RedisReply> replies =
-      redis_.Execute(ForEach(keys, "DEL", /*write=*/true), timeout);
-  return static_cast<int>(std::count_if(replies.begin(), replies.end(), [](const RedisReply& r) {
-    return r.ok() && r.integer == 1;
-  }));
-}
-
 bool RedisTier::Drain(absl::Duration timeout) {
   std::unique_lock lock(mutex_);
   return drained_.wait_for(lock, absl::ToChronoNanoseconds(timeout),

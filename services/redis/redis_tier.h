@@ -68,8 +68,6 @@ class RedisTier {
                                              absl::Duration timeout);
   // How many of `keys`, from the first on, are there.
   int CountPrefix(std::span<const BlockKey> keys, absl::Duration timeout);
-  // How many of them were there and are not any more.
-  int Remove(std::span<const BlockKey> keys, absl::Duration timeout);
   // Waits until the queue is empty and what was in it is written or dropped.
   bool Drain(absl::Duration timeout);
 

@@ -115,7 +115,7 @@ void BlockDirectory::SetHolders(const std::vector<std::string>& addresses) {
       int number = 0;
       while (used.test(number)) ++number;
       used.set(number);
-      holders_[address] = {.number = number, .view = std::make_unique<BlockView>(&index_, number)};
+      holders_[address] = {.number = number, .view = std::make_unique<HolderView>(&index_, number)};
     }
   }
   wake_.notify_one();
@@ -244,6 +244,7 @@ BlockDirectory::Stats BlockDirectory::stats() const {
   if (shared_ != nullptr) {
     stats.redis_state = RedisStateName(redis_->state());
     stats.redis = shared_->counters();
+    stats.redis_commands = redis_->counters();
   }
   for (const auto& [address, holder] : holders_) {
     stats.holders_whole += holder.view->whole();

@@ -48,6 +48,7 @@ class BlockDirectory {
     int64_t views_broken = 0;
     std::string redis_state;  // empty: there is none
     RedisDirectoryCounters redis;
+    RedisCounters redis_commands;
   };
   Stats stats() const;
 
@@ -56,7 +57,7 @@ class BlockDirectory {
   explicit BlockDirectory(std::shared_ptr<Channels> channels);
   struct Holder {
     int number = 0;  // in the index
-    std::unique_ptr<BlockView> view;
+    std::unique_ptr<HolderView> view;
     uint64_t feed = 0;
     bool from_snapshot = false;    // the next watch is to begin so
     std::shared_ptr<Watch> watch;  // null: to be begun

@@ -35,6 +35,17 @@ void AddDirectory(const BlockDirectory::Stats& stats, MetricSet& metrics) {
                   stats.redis.dropped);
   metrics.Counter("chorale_redis_losses_total", "Times that everything was announced again.",
                   stats.redis.losses);
+  const RedisCounters& commands = stats.redis_commands;
+  const std::pair<const char*, int64_t> outcomes[] = {{"sent", commands.commands},
+                                                      {"skipped", commands.skipped},
+                                                      {"refused", commands.errors},
+                                                      {"timed_out", commands.timeouts},
+                                                      {"lost", commands.lost}};
+  for (const auto& [outcome, count] : outcomes) {
+    metrics.Counter("chorale_redis_commands_total",
+                    "Commands sent, and of them or instead of them those that failed.", count,
+                    {{"outcome", outcome}});
+  }
   metrics.Gauge("chorale_redis_keys_queued", "Changes not written yet.", stats.redis.keys_queued);
 }
 

@@ -73,11 +73,11 @@ TEST(BlockEventLog, SaysWhenItHasForgotten) {
   EXPECT_EQ(none->digest, log.digest());
 }
 
-TEST(BlockView, IsWholeAfterASnapshotInPartsAndFollowsEvents) {
+TEST(HolderView, IsWholeAfterASnapshotInPartsAndFollowsEvents) {
   BlockEventLog log(100);
   for (int n = 0; n < 10; ++n) log.Append({.key = KeyOf(n)});
   PrefixIndex index;
-  BlockView view(&index, 2);
+  HolderView view(&index, 2);
   EXPECT_FALSE(view.whole());
   const auto parts = log.Snapshot(4);
   ASSERT_EQ(parts.size(), 3u);
@@ -95,10 +95,10 @@ TEST(BlockView, IsWholeAfterASnapshotInPartsAndFollowsEvents) {
   EXPECT_EQ(index.blocks_of(2), 10);
 }
 
-TEST(BlockView, SaysSinceWhenItIsNotSureAndHealsWithWhatIsMissing) {
+TEST(HolderView, SaysSinceWhenItIsNotSureAndHealsWithWhatIsMissing) {
   BlockEventLog log(100);
   PrefixIndex index;
-  BlockView view(&index, 0);
+  HolderView view(&index, 0);
   EXPECT_TRUE(view.Apply(log.Snapshot(4)[0]));  // of nothing
   for (int n = 0; n < 6; ++n) log.Append({.key = KeyOf(n)});
   EXPECT_TRUE(view.Apply(*log.Since(0, 2)));
@@ -109,12 +109,12 @@ TEST(BlockView, SaysSinceWhenItIsNotSureAndHealsWithWhatIsMissing) {
   EXPECT_EQ(index.blocks_of(0), 6);
 }
 
-TEST(BlockView, NoticesAMangledBatch) {
+TEST(HolderView, NoticesAMangledBatch) {
   BlockEventLog log(100);
   for (int n = 0; n < 6; ++n) log.Append({.key = KeyOf(n)});
   const auto snapshot = log.Snapshot(10);
   PrefixIndex index;
-  BlockView view(&index, 0);
+  HolderView view(&index, 0);
   BlockEventBatch bad = snapshot[0];
   bad.events[2].key.bytes[5] ^= 4;
   EXPECT_FALSE(view.Apply(bad));
@@ -132,10 +132,10 @@ TEST(BlockView, NoticesAMangledBatch) {
   }
 }
 
-TEST(BlockView, TakesItsBlocksWithItWhenItGoes) {
+TEST(HolderView, TakesItsBlocksWithItWhenItGoes) {
   PrefixIndex index;
   {
-    BlockView view(&index, 1);
+    HolderView view(&index, 1);
     BlockEventLog log(4);
     log.Append({.key = KeyOf(1)});
     EXPECT_TRUE(view.Apply(*log.Since(0, 4)));
@@ -146,7 +146,7 @@ TEST(BlockView, TakesItsBlocksWithItWhenItGoes) {
 
 // Batches are lost, doubled, late, mangled, and of former lives of the publisher. Whatever comes, a
 // view that says it is whole has what the publisher had at that number.
-TEST(BlockView, NeverClaimsToBeWholeWhenItIsNot) {
+TEST(HolderView, NeverClaimsToBeWholeWhenItIsNot) {
   const unsigned seed = std::random_device{}();
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   std::mt19937 random(seed);
@@ -156,7 +156,7 @@ TEST(BlockView, NeverClaimsToBeWholeWhenItIsNot) {
   int whole = 0, unsure = 0;
   for (int round = 0; round < 30; ++round) {
     PrefixIndex index;
-    BlockView view(&index, 9);
+    HolderView view(&index, 9);
     // What there was, by number, in each life of the publisher.
     std::vector<std::vector<std::set<int>>> lives = {{{}}};
     BlockEventLog log(static_cast<size_t>(1 + draw(40)));
