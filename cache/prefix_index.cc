@@ -146,7 +146,7 @@ PrefixMatch PrefixIndex::Find(std::span<const BlockKey> keys) const {
   // In turns of kAhead keys: first every key's first slot is loaded, with no branch that could wait
   // for any of them, then they are looked at. What is kept in between are words, each written and
   // read whole: a load that a store cannot be forwarded to would wait for the store, and so for
-  // memory (measured: four times slower).
+  // memory.
   std::array<uint64_t, kAhead> differences;  // of the keys; 0: the block's slot
   std::array<uint64_t, kAhead> first_holders;
   PrefixMatch match;
