@@ -201,12 +201,11 @@ std::string TiersText(const Survey& survey, const std::string& only) {
   for (const Answer& answer : survey.answers) {
     for (const v1::TierStat& tier : answer.stat.tiers()) {
       if (!only.empty() && tier.tier() != only) continue;
-      rows.push_back({answer.server.name, tier.tier(), absl::StrCat(tier.blocks()),
-                      ReadableBytes(tier.bytes()),
-                      tier.bytes_max() > 0 ? ReadableBytes(tier.bytes_max()) : "-",
-                      Bar(tier.bytes(), tier.bytes_max()), absl::StrCat(tier.holds()),
-                      CounterText(tier, "hits"), CounterText(tier, "misses"),
-                      CounterText(tier, "corrupt"), tier.state()});
+      std::vector<std::string>& row = rows.emplace_back(TierCells(tier));
+      row.insert(row.begin(), answer.server.name);
+      row.insert(row.end(), {Bar(tier.bytes(), tier.bytes_max()), absl::StrCat(tier.holds()),
+                             CounterText(tier, "hits"), CounterText(tier, "misses"),
+                             CounterText(tier, "corrupt"), tier.state()});
     }
   }
   return Table(rows);
@@ -251,9 +250,10 @@ Json StatToJson(const Survey& survey, const std::string& only) {
     Json tiers = Json::array();
     for (const v1::TierStat& tier : answer.stat.tiers()) {
       if (!only.empty() && tier.tier() != only) continue;
+      const bool counted = tier.blocks() >= 0;
       tiers.push_back({{"tier", tier.tier()},
-                       {"blocks", tier.blocks()},
-                       {"bytes", tier.bytes()},
+                       {"blocks", counted ? Json(tier.blocks()) : Json()},
+                       {"bytes", counted ? Json(tier.bytes()) : Json()},
                        {"bytes_max", tier.bytes_max()},
                        {"holds", tier.holds()},
                        {"state", tier.state()},
@@ -386,7 +386,7 @@ absl::StatusOr<int> Evict(const CacheOptions& options) {
 
 using Action = absl::StatusOr<int> (*)(const CacheOptions&);
 
-// What Redis has is only counted.
+// Nobody lists what Redis has; what it was asked for is counted.
 constexpr char kTiersCounted[] = "pool, dram, disk or redis; default: all";
 constexpr char kTiersRead[] = "pool, dram or disk; default: all";
 

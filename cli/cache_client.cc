@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "chorale/v1/blocks.grpc.pb.h"
 #include "cli/interrupt.h"
+#include "cli/output.h"
 #include "cli/run_dir.h"
 #include "rpc/channels.h"
 #include "rpc/deadline.h"
@@ -121,6 +122,12 @@ absl::StatusOr<v1::VerifyProgress> VerifyBlocks(
   if (watch.interrupted()) return absl::CancelledError("interrupted");
   RETURN_IF_ERROR(Explain(status));
   return progress;
+}
+
+std::vector<std::string> TierCells(const v1::TierStat& tier) {
+  const auto size = [](int64_t bytes) { return bytes < 0 ? "-" : ReadableBytes(bytes); };
+  return {tier.tier(), tier.blocks() < 0 ? "-" : absl::StrCat(tier.blocks()), size(tier.bytes()),
+          tier.bytes_max() == 0 ? "-" : size(tier.bytes_max())};
 }
 
 absl::StatusOr<std::string> ParseKeyPrefix(const std::string& text) {

@@ -38,6 +38,9 @@ absl::StatusOr<v1::VerifyProgress> VerifyBlocks(
     const BlockServer& server, const v1::VerifyBlocksRequest& request, absl::Duration time_max,
     const std::function<void(const v1::VerifyProgress&)>& on_progress);
 
+// Cells of a table: the tier, its blocks, their size and what that may be; "-" where nobody knows.
+std::vector<std::string> TierCells(const v1::TierStat& tier);
+
 // The first characters of keys in hex, in lower case. InvalidArgument: it cannot be that.
 absl::StatusOr<std::string> ParseKeyPrefix(const std::string& text);
 

@@ -107,8 +107,9 @@ std::string StoresText(const Snapshot& snapshot) {
       continue;
     }
     for (const v1::TierStat& tier : stat->tiers()) {
-      rows.push_back({name, tier.tier(), absl::StrCat(tier.blocks()), ReadableBytes(tier.bytes()),
-                      tier.bytes_max() > 0 ? ReadableBytes(tier.bytes_max()) : "-", tier.state()});
+      std::vector<std::string>& row = rows.emplace_back(TierCells(tier));
+      row.insert(row.begin(), name);
+      row.push_back(tier.state());
     }
   }
   return rows.size() == 1 ? "" : "\n" + Table(rows);

@@ -145,9 +145,13 @@ class Engine {
   std::optional<BlockView> FindBlock(const BlockKey& key);
   // How many leading keys are here.
   int MatchPrefix(std::span<const BlockKey> keys) const;
-  // Compares blocks with what they were published with, `count` of them from the `begin`-th on; bad
-  // ones are dropped. Returns how many were bad.
-  int VerifyBlocks(int begin, int count);
+  // Compares those of `count` blocks from the `begin`-th on that are published with their
+  // checksums; bad ones are dropped.
+  struct Verified {
+    int read = 0;
+    int bad = 0;  // of these
+  };
+  Verified VerifyBlocks(int begin, int count);
   // Drops findable blocks that nobody holds and whose key begins with `prefix`, in hexadecimal.
   int EvictBlocks(std::string_view prefix);
   // From now on the engine remembers which blocks become findable or cease to be, those that are

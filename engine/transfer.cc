@@ -296,19 +296,18 @@ int Engine::MatchPrefix(std::span<const BlockKey> keys) const {
   return state_->pool.MatchPrefix(keys);
 }
 
-int Engine::VerifyBlocks(int begin, int count) {
-  int bad = 0;
+Engine::Verified Engine::VerifyBlocks(int begin, int count) {
+  Verified verified;
   const int end = std::min(begin + count, state_->pool.blocks_total());
   for (BlockId block = begin; block < end; ++block) {
-    if (!state_->pool.published(block) ||
-        Checksum64(state_->BytesOf(block)) == state_->pool.checksum(block)) {
-      continue;
-    }
+    if (!state_->pool.published(block)) continue;
+    ++verified.read;
+    if (Checksum64(state_->BytesOf(block)) == state_->pool.checksum(block)) continue;
     state_->pool.Unpublish(block);
     ++state_->counters.blocks_corrupt;
-    ++bad;
+    ++verified.bad;
   }
-  return bad;
+  return verified;
 }
 
 int Engine::EvictBlocks(std::string_view prefix) {

@@ -83,14 +83,17 @@ CollectFn CollectBlocks(const std::string& address) {
 void AddStat(const v1::StatBlocksReply& stat, MetricSet& metrics) {
   for (const v1::TierStat& tier : stat.tiers()) {
     const MetricSet::Labels of_tier = {{"tier", tier.tier()}};
-    if (tier.tier() != "pool") {  // the pool's are told of by AddWorkerStatus
+    const bool counted = tier.blocks() >= 0;
+    if (counted && tier.tier() != "pool") {  // the pool's are told of by AddWorkerStatus
       metrics.Gauge("chorale_kv_blocks", "K/V blocks by state.", tier.blocks(),
                     {{"tier", tier.tier()}, {"state", "cached"}});
     }
-    metrics.Gauge("chorale_kv_bytes", "Bytes of the blocks in a tier.", tier.bytes(), of_tier);
-    metrics.Gauge("chorale_kv_capacity_bytes", "Bytes that a tier may have.", tier.bytes_max(),
-                  of_tier);
-    metrics.Gauge("chorale_kv_holds", "Pins and leases on blocks.", tier.holds(), of_tier);
+    if (counted) {
+      metrics.Gauge("chorale_kv_bytes", "Bytes of the blocks in a tier.", tier.bytes(), of_tier);
+      metrics.Gauge("chorale_kv_capacity_bytes", "Bytes that a tier may have.", tier.bytes_max(),
+                    of_tier);
+      metrics.Gauge("chorale_kv_holds", "Pins and leases on blocks.", tier.holds(), of_tier);
+    }
     metrics.Gauge("chorale_kv_tier_up", "1 when nothing is wrong with the tier.",
                   tier.state() == "ok", of_tier);
     for (const auto& [name, value] : tier.counters()) {

@@ -108,7 +108,7 @@ BlockStore::Verified BlockStore::Verify(const std::string& tier,
                                         const std::function<bool(const Verified&)>& progress) {
   Verified verified;
   for (const TierStat& stat : Stat()) {
-    if (stat.tier == "redis" || (!tier.empty() && tier != stat.tier)) continue;
+    if (stat.blocks < 0 || (!tier.empty() && tier != stat.tier)) continue;
     verified.total += stat.blocks;
   }
   const bool dram = tier.empty() || tier == "dram";

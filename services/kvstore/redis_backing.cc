@@ -46,6 +46,8 @@ TierStat RedisBacking::Stat() const {
   const RedisTierCounters counters = tier_.counters();
   const RedisCounters commands = redis_.counters();
   return {.tier = "redis",
+          .blocks = -1,
+          .bytes = -1,
           .state = RedisStateName(tier_.state()),
           .counters = {{"hits", counters.hits},
                        {"misses", counters.misses},

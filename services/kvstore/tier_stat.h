@@ -11,13 +11,13 @@
 namespace chorale {
 
 struct TierStat {
-  std::string tier;  // "dram", "disk", "redis"
-  int64_t blocks = 0;
+  std::string tier;    // "dram", "disk", "redis"
+  int64_t blocks = 0;  // -1, and bytes too: nobody counts them
   int64_t bytes = 0;
   int64_t bytes_max = 0;
   int64_t holds = 0;                        // pins now
   std::string state = "ok";                 // or what is wrong with it
-  std::map<std::string, int64_t> counters;  // they only grow
+  std::map<std::string, int64_t> counters;  // they only grow, but for *_queued
 };
 
 struct BlockListing {

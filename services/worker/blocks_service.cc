@@ -145,17 +145,18 @@ grpc::Status BlocksService::Verify(grpc::ServerContext* context,
   if (status.ok()) status = CheckTier(request->tier());
   if (!status.ok()) return ToGrpc(status);
   v1::VerifyProgress progress;
-  const int total = worker_.host()->stats().blocks_total;
-  progress.set_blocks_total(total);
+  const EngineStats stats = worker_.host()->stats();
+  const int total = stats.blocks_total;
+  progress.set_blocks_total(stats.blocks_cached + stats.blocks_held);
   for (int begin = 0; begin < total; begin += kVerifyAtOnce) {
     if (context->IsCancelled()) return grpc::Status::CANCELLED;
-    int bad = 0;
+    Engine::Verified verified;
     if (!worker_.host()->Do(
-            [&](Engine& engine) { bad = engine.VerifyBlocks(begin, kVerifyAtOnce); })) {
+            [&](Engine& engine) { verified = engine.VerifyBlocks(begin, kVerifyAtOnce); })) {
       return ToGrpc(ShuttingDown());
     }
-    progress.set_blocks_done(std::min(total, begin + kVerifyAtOnce));
-    progress.set_blocks_bad(progress.blocks_bad() + bad);
+    progress.set_blocks_done(progress.blocks_done() + verified.read);
+    progress.set_blocks_bad(progress.blocks_bad() + verified.bad);
     if (!writer->Write(progress)) return grpc::Status::CANCELLED;
   }
   return grpc::Status::OK;

@@ -53,11 +53,16 @@ class FakeBlocks : public v1::Blocks::Service {
     for (const std::string& name : tiers_) {
       v1::TierStat& tier = *reply->add_tiers();
       tier.set_tier(name);
+      tier.set_state("ok");
+      (*tier.mutable_counters())["hits"] = 99;
+      if (name == "redis") {
+        tier.set_blocks(-1);
+        tier.set_bytes(-1);
+        continue;
+      }
       for (const Block& block : blocks_) tier.set_blocks(tier.blocks() + (block.tier == name));
       tier.set_bytes(tier.blocks() << 20);
       tier.set_bytes_max(4 << 20);
-      tier.set_state("ok");
-      (*tier.mutable_counters())["hits"] = 99;
     }
     return grpc::Status::OK;
   }
@@ -199,6 +204,16 @@ TEST_F(CacheTest, ShowsEachTierOfEachProcess) {
   EXPECT_EQ(json["processes"][1]["tiers"][1]["counters"]["hits"], 99);
   EXPECT_EQ(json["processes"][1]["sequence"], 4711);
   EXPECT_EQ(json["silent"].size(), 0u);
+}
+
+TEST_F(CacheTest, ShowsNoNumberOfWhatNobodyCounts) {
+  const FakeBlocks store(folder_ / "shared.sock", {"redis"}, {});
+  const Outcome text = Cache({"stat", "--address", store.address()});
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_THAT(text.out, testing::ContainsRegex("redis +- +- +- +- +0 +99 +- +- +ok"));
+  const Json json = Parsed(Cache({"stat", "--json", "--address", store.address()}).out);
+  const Json& tier = json["processes"][0]["tiers"][0];
+  EXPECT_TRUE(tier["blocks"].is_null() && tier["bytes"].is_null()) << tier;
 }
 
 TEST_F(CacheTest, AsksOnlyProcessesThatHaveTheTier) {
