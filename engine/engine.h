@@ -136,6 +136,10 @@ class Engine {
   // lent any more.
   std::optional<BlockView> ReadLent(RequestId loan, int place);
   void ReturnLent(RequestId loan, int place);
+  // Between the two the bytes at `offset`, of a block that is lent now, stay what they are,
+  // whatever becomes of the loan: somebody here still reads them.
+  void PinBytes(int64_t offset);
+  void UnpinBytes(int64_t offset);
   // Nothing more will be lent: the loan ends when the last block is returned.
   void FinishLoan(RequestId loan);
   void EndLoan(RequestId loan);

@@ -9,7 +9,7 @@
 namespace chorale {
 
 bool Engine::State::Step(absl::FunctionRef<absl::Time()> clock) {
-  now = clock();
+  now = std::max(now, clock());
   for (RequestId id : not_stepped) {
     if (Request* request = Find(id)) request->timing.first_step = now;
   }
@@ -20,7 +20,7 @@ bool Engine::State::Step(absl::FunctionRef<absl::Time()> clock) {
   BuildBatch();
   if (batch.empty()) return preempted;
   RunBatch();
-  const absl::Time begin = std::exchange(now, clock());
+  const absl::Time begin = std::exchange(now, std::max(now, clock()));
   NotePace(now - begin);
   ++counters.steps;
   size_t row = 0;
@@ -156,10 +156,12 @@ void Engine::State::TellLayers(size_t begin, size_t end, int layers) {
     const Sequence& sequence = *batch[i].sequence;
     if (!sequence.request->is_prefill) continue;
     const int tokens = sequence.computed + batch[i].rows;
-    const int blocks = tokens == sequence.goal() ? BlocksOf(tokens) : tokens / kernels::kBlockTokens;
+    const int blocks =
+        tokens == sequence.goal() ? BlocksOf(tokens) : tokens / kernels::kBlockTokens;
     const int first = sequence.computed / kernels::kBlockTokens;
     if (first == blocks) continue;
-    on_layers({.id = sequence.request->id, .first_block = first, .blocks = blocks, .layers = layers});
+    on_layers(
+        {.id = sequence.request->id, .first_block = first, .blocks = blocks, .layers = layers});
   }
 }
 

@@ -172,8 +172,9 @@ std::span<const std::byte> Engine::ReadLayers(RequestId id, int index, int layer
 
 Engine::BlockView Engine::State::ViewOf(BlockId block, const BlockKey& key) {
   const std::span<const std::byte> bytes = BytesOf(block);
+  const std::optional<uint64_t> sealed = pool.SealedChecksum(block);
   return {.key = key,
-          .checksum = pool.SealedChecksum(block).value_or(Checksum64(bytes)),
+          .checksum = sealed ? *sealed : Checksum64(bytes),
           .bytes = bytes,
           .offset = block * shape.block_bytes()};
 }
@@ -192,11 +193,11 @@ absl::StatusOr<int> Engine::State::LendBlock(RequestId id, BlockId block, const 
   // A loan may be idle for longer than a lease, while its next blocks are computed.
   if (!sender.open(loan.ticket)) {
     loan.ticket = {.transfer = {.number = id}, .epoch = loan.ticket.epoch + 1};
-    const auto opened = sender.Pull(loan.ticket, now);
-    if (!opened.ok()) {
-      pool.Release(block);
-      return opened.status();
-    }
+  }
+  const auto opened = sender.Pull(loan.ticket, now);  // when it is open, the lease begins anew
+  if (!opened.ok()) {
+    pool.Release(block);
+    return opened.status();
   }
   const int place = static_cast<int>(loan.blocks.size());
   RETURN_IF_ERROR(sender.Grant(loan.ticket, place, block));
@@ -247,6 +248,14 @@ void Engine::ReturnLent(RequestId id, int place) {
   if (verdict != HandoffSender::TakenVerdict::kReleased) return;
   --loan->second.held;
   if (!state_->sender.open(ticket)) EndLoan(id);  // that was the last
+}
+
+void Engine::PinBytes(int64_t offset) {
+  state_->pool.Acquire(static_cast<BlockId>(offset / state_->shape.block_bytes()));
+}
+
+void Engine::UnpinBytes(int64_t offset) {
+  state_->pool.Release(static_cast<BlockId>(offset / state_->shape.block_bytes()));
 }
 
 void Engine::FinishLoan(RequestId id) {

@@ -26,8 +26,14 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
+// Those that nobody uses go when there are many: addresses come from outside.
+constexpr size_t kChannelsKeptMax = 256;
+
 std::shared_ptr<grpc::Channel> Channels::Get(const std::string& address, int n) {
   std::lock_guard lock(mutex_);
+  if (channels_.size() >= kChannelsKeptMax) {
+    absl::erase_if(channels_, [](const auto& entry) { return entry.second.use_count() == 1; });
+  }
   std::shared_ptr<grpc::Channel>& channel = channels_[{address, n}];
   if (channel == nullptr) channel = OpenChannel(address);
   return channel;

@@ -153,6 +153,10 @@ grpc::ByteBuffer EncodeKvFrame(const v1::KvFrame& header, std::span<const grpc::
 
 absl::StatusOr<DecodedKvFrame> DecodeKvFrame(const grpc::ByteBuffer& frame) {
   ASSIGN_OR_RETURN(const Parts parts, FindParts(frame));
+  if (parts.header_bytes > kFrameHeaderBytesMax) {
+    return absl::DataLossError(absl::StrFormat("a K/V frame's header has %d bytes, more than %d",
+                                               parts.header_bytes, kFrameHeaderBytesMax));
+  }
   DecodedKvFrame decoded;
   std::vector<grpc::Slice> slices;
   if (!frame.Dump(&slices).ok()) return absl::DataLossError("a K/V frame cannot be read");

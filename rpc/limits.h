@@ -1,6 +1,7 @@
 // The limits of the wire, in one place.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace chorale {
@@ -10,6 +11,8 @@ inline constexpr int kMessageBytesMax = 16 << 20;
 
 // Payload of one KvFrame. Between 256 KiB and 1 MiB a raw byte stream moves the most.
 inline constexpr int64_t kFrameBytesMax = 1 << 20;
+// All else in it: pieces take far more memory than they have bytes.
+inline constexpr size_t kFrameHeaderBytesMax = 512 << 10;
 // Blocks of one KvFrame that lie in shared memory.
 inline constexpr int kFramePiecesMax = 64;
 

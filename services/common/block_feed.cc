@@ -30,27 +30,30 @@ void BlockFeed::Append(std::span<const BlockEvent> events) {
     const auto tell = [&] {
       const BlockEventBatch batch = *log_.Since(told, kEventsOfMessage);
       told = log_.sequence();
-      for (const auto& watcher : watchers_) Send(*watcher, batch);
+      for (const Watcher& watcher : watchers_) Send(*watcher.stream, batch);
     };
     for (const BlockEvent& event : events) {
       log_.Append(event);
       if (log_.sequence() - told == kEventsOfMessage) tell();
     }
     if (log_.sequence() != told) tell();
-    std::erase_if(watchers_, [&](const std::shared_ptr<Stream>& watcher) {
-      if (watcher->bytes_pending() <= kWaitingBytesMax) return false;
-      too_slow.push_back(watcher);
+    std::erase_if(watchers_, [&](Watcher& watcher) {
+      const int64_t pending = watcher.stream->bytes_pending();
+      if (pending <= kWaitingBytesMax) watcher.bytes_max = kWaitingBytesMax;
+      if (pending <= watcher.bytes_max) return false;
+      too_slow.push_back(watcher.stream);
       return true;
     });
   }
-  for (const auto& watcher : too_slow) {
-    watcher->Abort(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "events are not read"));
+  for (const auto& stream : too_slow) {
+    stream->Abort(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "events are not read"));
   }
 }
 
-grpc::ServerWriteReactor<v1::BlockEvents>* BlockFeed::Watch(
-    const v1::WatchBlocksRequest& request) {
+grpc::ServerWriteReactor<v1::BlockEvents>* BlockFeed::Watch(grpc::CallbackServerContext* context,
+                                                            const v1::WatchBlocksRequest& request) {
   std::shared_ptr<Stream> stream = Stream::Create();
+  stream->SetContext(context);
   {
     std::lock_guard lock(mutex_);
     if (closed_) {
@@ -64,7 +67,7 @@ grpc::ServerWriteReactor<v1::BlockEvents>* BlockFeed::Watch(
     } else {
       for (const BlockEventBatch& part : log_.Snapshot(kEventsOfMessage)) Send(*stream, part);
     }
-    watchers_.push_back(stream);
+    watchers_.push_back({stream, stream->bytes_pending() + kWaitingBytesMax});
   }
   stream->OnCancelled([this, weak = std::weak_ptr(stream)] {
     if (const auto stream = weak.lock()) Drop(stream);
@@ -82,19 +85,19 @@ void BlockFeed::Send(Stream& stream, const BlockEventBatch& batch) const {
 void BlockFeed::Drop(const std::shared_ptr<Stream>& stream) {
   {
     std::lock_guard lock(mutex_);
-    std::erase(watchers_, stream);
+    std::erase_if(watchers_, [&](const Watcher& watcher) { return watcher.stream == stream; });
   }
   stream->End(grpc::Status(grpc::StatusCode::CANCELLED, "the watcher went away"));
 }
 
 void BlockFeed::Close() {
-  std::vector<std::shared_ptr<Stream>> watchers;
+  std::vector<Watcher> watchers;
   {
     std::lock_guard lock(mutex_);
     closed_ = true;
     watchers.swap(watchers_);
   }
-  for (const auto& watcher : watchers) watcher->End(Closing());
+  for (const Watcher& watcher : watchers) watcher.stream->End(Closing());
 }
 
 void BlockFeed::Describe(v1::StatBlocksReply& reply) const {

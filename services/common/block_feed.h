@@ -20,7 +20,8 @@ class BlockFeed {
 
   void Append(std::span<const BlockEvent> events);
   // Serves one Blocks.Watch.
-  grpc::ServerWriteReactor<v1::BlockEvents>* Watch(const v1::WatchBlocksRequest& request);
+  grpc::ServerWriteReactor<v1::BlockEvents>* Watch(grpc::CallbackServerContext* context,
+                                                   const v1::WatchBlocksRequest& request);
   // Ends every watch, now and from now on: the process goes.
   void Close();
 
@@ -30,15 +31,19 @@ class BlockFeed {
 
  private:
   using Stream = ServerStream<v1::BlockEvents>;
+  struct Watcher {
+    std::shared_ptr<Stream> stream;
+    int64_t bytes_max = 0;  // that may wait: a snapshot may, however large, and then events
+  };
 
   void Send(Stream& stream, const BlockEventBatch& batch) const;
   void Drop(const std::shared_ptr<Stream>& stream);
 
   const uint64_t id_;  // of this feed
   mutable std::mutex mutex_;
-  BlockEventLog log_;                             // under mutex_
-  std::vector<std::shared_ptr<Stream>> watchers_;  // under mutex_
-  bool closed_ = false;                           // under mutex_
+  BlockEventLog log_;              // under mutex_
+  std::vector<Watcher> watchers_;  // under mutex_
+  bool closed_ = false;            // under mutex_
 };
 
 }  // namespace chorale

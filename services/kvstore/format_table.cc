@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "base/check.h"
 #include "base/hash.h"
+#include "base/status_macros.h"
 
 namespace chorale {
 namespace {
@@ -61,18 +62,32 @@ absl::StatusOr<uint32_t> FormatTable::NumberOf(const std::string& format) {
   std::lock_guard lock(mutex_);
   const auto found = std::find(formats_.begin(), formats_.end(), format);
   if (found != formats_.end()) return static_cast<uint32_t>(found - formats_.begin()) + 1;
+  if (format.size() > kFormatBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field 'format': %d bytes long, at most %d; shorten dtype and encoding",
+                        format.size(), kFormatBytesMax));
+  }
   if (formats_.size() == kFormatsMax) {
     return absl::ResourceExhaustedError(absl::StrFormat(
         "the store knows %d formats of blocks already; empty it, or use another", kFormatsMax));
   }
-  if (!path_.empty()) {
-    std::ofstream file(path_, std::ios::binary | std::ios::app);
-    if (!(file << LineOf(format) << std::flush)) {
-      return absl::UnavailableError(absl::StrFormat("%s: cannot be written to", path_));
-    }
-  }
+  if (!path_.empty()) RETURN_IF_ERROR(AppendLine(LineOf(format)));
   formats_.push_back(format);
   return static_cast<uint32_t>(formats_.size());
+}
+
+// All of it, or nothing: half a line would hide those behind it.
+absl::Status FormatTable::AppendLine(const std::string& line) {
+  std::error_code error;
+  const uintmax_t sound_bytes =
+      std::filesystem::exists(path_, error) ? std::filesystem::file_size(path_, error) : 0;
+  if (!error) {
+    std::ofstream file(path_, std::ios::binary | std::ios::app);
+    if (file << line << std::flush) return absl::OkStatus();
+    file.close();
+    std::filesystem::resize_file(path_, sound_bytes, error);
+  }
+  return absl::UnavailableError(absl::StrFormat("%s: cannot be written to", path_));
 }
 
 std::optional<uint32_t> FormatTable::Find(const std::string& format) const {

@@ -21,13 +21,15 @@ class FormatTable {
  public:
   // A model that is served has one format or two; this many mean that something is wrong.
   static constexpr uint32_t kFormatsMax = 1024;
+  static constexpr size_t kFormatBytesMax = 256;
 
   // Empty: kept in memory only.
   static absl::StatusOr<std::unique_ptr<FormatTable>> Open(const std::string& path);
 
   // The number of `format`, if it has one.
   std::optional<uint32_t> Find(const std::string& format) const;
-  // The number of `format`, which is new or not. ResourceExhausted: there are too many.
+  // The number of `format`, which is new or not. InvalidArgument: it is too long.
+  // ResourceExhausted: there are too many. Unavailable: the file cannot be written.
   absl::StatusOr<uint32_t> NumberOf(const std::string& format);
   // The format of a number that NumberOf gave.
   std::string Format(uint32_t number) const;
@@ -38,6 +40,7 @@ class FormatTable {
 
  private:
   FormatTable() = default;
+  absl::Status AppendLine(const std::string& line);
 
   std::string path_;
   mutable std::mutex mutex_;

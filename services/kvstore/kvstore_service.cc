@@ -144,8 +144,8 @@ grpc::ServerUnaryReactor* KvstoreService::Lookup(grpc::CallbackServerContext* co
 }
 
 grpc::ServerWriteReactor<v1::BlockEvents>* KvstoreService::Watch(
-    grpc::CallbackServerContext*, const v1::WatchBlocksRequest* request) {
-  return feed_.Watch(*request);
+    grpc::CallbackServerContext* context, const v1::WatchBlocksRequest* request) {
+  return feed_.Watch(context, *request);
 }
 
 grpc::ServerWriteReactor<v1::BlockList>* KvstoreService::List(

@@ -16,6 +16,7 @@ namespace {
 constexpr size_t kAheadMax = 8;
 // Blocks that a receiver may have before it acknowledges: a multiple of what a frame names.
 constexpr size_t kLentMax = 4 * kFramePiecesMax;
+constexpr int64_t kLentBytesMax = 64 << 20;  // and one block
 
 absl::Status OtherFormat(const std::string& ours, const std::string& theirs) {
   v1::KvFormat our_format;
@@ -58,6 +59,7 @@ void PullCall::Acknowledge(int blocks_taken) {
     std::lock_guard lock(mutex_);
     progress_at_ = absl::Now();
     while (!lent_.empty() && taken_ < static_cast<size_t>(std::max(0, blocks_taken))) {
+      lent_bytes_ -= lent_.front().meta().bytes;
       lent_.pop_front();
       ++taken_;
     }
@@ -104,7 +106,8 @@ void PullCall::Pump() {
     bool settled = false;
     {
       std::lock_guard lock(mutex_);
-      settled = all_sent_ && lent_.empty();
+      // What waits to be written is under the lease until it is.
+      settled = all_sent_ && lent_.empty() && stream_->bytes_pending() == 0;
     }
     if (settled) End(absl::OkStatus());
   }
@@ -147,7 +150,7 @@ bool PullCall::SendOne() {
       return false;
     }
     if (ahead_.empty() || !ahead_.front().known || stream_->bytes_pending() >= kStreamBytesMax ||
-        lent_.size() >= kLentMax) {
+        lent_.size() >= kLentMax || lent_bytes_ >= kLentBytesMax) {
       return false;
     }
     if (!ahead_.front().block) {
@@ -170,14 +173,18 @@ bool PullCall::SendOne() {
 
 absl::Status PullCall::Send(BlockStore::Handle block) {
   if (block.meta().format != request_.format) {
-    return OtherFormat(store_.formats().Format(block.meta().format), request_.format_text);
+    // The format may have become known since the call began.
+    const std::string ours = store_.formats().Format(block.meta().format);
+    if (ours != request_.format_text) return OtherFormat(ours, request_.format_text);
   }
   const int index = static_cast<int>(sent_);
   const BlockEnd end = {.key = request_.keys[sent_], .checksum = block.meta().checksum};
   if (request_.by_reference) {
     writer_.AddShared(index, end, block.offset(), block.meta().bytes);
     std::lock_guard lock(mutex_);
-    if (!ended_) lent_.push_back(std::move(block));
+    if (ended_) return absl::OkStatus();
+    lent_bytes_ += block.meta().bytes;
+    lent_.push_back(std::move(block));
     return absl::OkStatus();
   }
   auto held = std::make_shared<BlockStore::Handle>(std::move(block));

@@ -74,6 +74,7 @@ class PullCall : public std::enable_shared_from_this<PullCall> {
   size_t taken_ = 0;
   bool all_sent_ = false;
   std::deque<BlockStore::Handle> lent_;  // by reference, from taken_ on
+  int64_t lent_bytes_ = 0;
   absl::Time progress_at_;
 };
 

@@ -39,9 +39,10 @@ class PushCall : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   absl::Status Take() {
     ASSIGN_OR_RETURN(const DecodedKvFrame frame, DecodeKvFrame(frame_));
     if (frame.header.has_format()) {
-      ASSIGN_OR_RETURN(format_, store_.formats().NumberOf(TextOfFormat(frame.header.format())));
+      format_text_ = TextOfFormat(frame.header.format());
+      format_ = 0;
     }
-    if (format_ == 0) {
+    if (!format_text_) {
       return absl::InvalidArgumentError("field 'format': missing from the call's first frame");
     }
     ASSIGN_OR_RETURN(std::vector<BlockAssembler::Block> blocks, assembler_.Add(frame));
@@ -50,6 +51,10 @@ class PushCall : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   }
 
   absl::Status Store(const BlockAssembler::Block& block) {
+    // The first block makes a format known, not a caller who only names one.
+    if (format_ == 0) {
+      ASSIGN_OR_RETURN(format_, store_.formats().NumberOf(*format_text_));
+    }
     const BlockMeta meta = {.bytes = static_cast<int64_t>(block.bytes.size()),
                             .checksum = block.end.checksum,
                             .format = format_,
@@ -88,7 +93,8 @@ class PushCall : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   grpc::ByteBuffer& reply_;
   BlockAssembler assembler_;
   grpc::ByteBuffer frame_;
-  uint32_t format_ = 0;
+  std::optional<std::string> format_text_;
+  uint32_t format_ = 0;  // its number, from the first block on
   std::vector<BlockKey> chain_;
   int taken_ = 0;
   int present_ = 0;

@@ -72,7 +72,7 @@ class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
   // that the receiver has most of them when the batch ends.
   void On(Engine& engine, const LayersEvent& event) {
     if (ended_ || !sender_->sends_parts() || next_block_ < event.first_block) return;
-    for (int i = next_block_; i < event.blocks && sender_->HasRoom(); ++i) {
+    for (int i = next_block_; i < event.blocks && sender_->HasRoomForParts(); ++i) {
       const size_t place = static_cast<size_t>(i - next_block_);
       if (sent_early_.size() <= place) sent_early_.push_back(0);
       const std::span<const std::byte> written = engine.ReadLayers(id_, i, event.layers);
@@ -87,6 +87,10 @@ class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
     if (ended_) return;
     while (next_block_ < blocks_done_ && sender_->HasRoom()) {
       const absl::StatusOr<int> place = engine.LendWritten(loan_, id_, next_block_);
+      if (absl::IsResourceExhausted(place.status())) {
+        sender_->Flush();
+        if (sender_->AwaitsReceiver()) return;  // which makes room
+      }
       if (!place.ok()) return Fail(place.status());
       size_t sent = 0;
       if (!sent_early_.empty()) {
@@ -97,7 +101,8 @@ class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
       ++next_block_;
     }
     sender_->Flush();
-    if (!done_ || next_block_ < blocks_done_ || !sender_->settled()) return;
+    // Until all is taken the lease goes on, and the call can be broken off.
+    if (!done_ || next_block_ < blocks_done_ || sender_->AwaitsReceiver()) return;
     v1::PrefillUsage& usage = *sender_->header().mutable_usage();
     usage.set_tokens_cached(usage_.cached_tokens);
     usage.set_tokens_computed(usage_.computed_tokens);
@@ -110,7 +115,7 @@ class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
     if (!ended_) End(status);
   }
 
-  // Bytes that still wait to be written are lent until they are.
+  // What gRPC still sends is lent until it lets go.
   void End(const absl::Status& status) {
     ended_ = true;
     status.ok() ? stream_->End(ToGrpc(status)) : stream_->Abort(ToGrpc(status));

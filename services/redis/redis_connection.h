@@ -47,7 +47,8 @@ class RedisConnection {
   // Moves what can be moved without waiting, and says whether anything was. After an error the
   // connection is of no more use: PermissionDenied (login), Unavailable, DataLoss (not Redis).
   absl::StatusOr<bool> Step();
-  bool done() const { return !connecting_ && awaited_.empty(); }
+  // Every command was sent whole and is answered.
+  bool done() const { return !connecting_ && unsent_.empty() && awaited_.empty(); }
   // Of the commands queued since the last call, in their order, as far as they came.
   std::vector<RedisReply> TakeReplies();
 

@@ -66,6 +66,7 @@ bool IsPassing(const RedisReply& reply) {
 RedisDirectory::RedisDirectory(Redis& redis, Options options)
     : redis_(redis),
       options_(std::move(options)),
+      lost_pause_(absl::ToChronoNanoseconds(options_.lease)),
       refresh_next_(Now() + absl::ToChronoNanoseconds(options_.entry_ttl / 2)),
       thread_([this] { Run(); }) {}
 
@@ -109,6 +110,7 @@ void RedisDirectory::Announce(const std::string& holder, uint64_t incarnation,
       counters_.dropped += static_cast<int64_t>(changes_.size() + more);
       changes_.clear();
       lost_ = true;
+      overflowed_ = true;
     } else {
       for (const BlockKey& key : added) changes_.push_back({key, holder, incarnation, true});
       for (const BlockKey& key : removed) changes_.push_back({key, holder, incarnation, false});
@@ -266,18 +268,24 @@ void RedisDirectory::CheckMarkers() {
 
 void RedisDirectory::CallOnLost() {
   const MonotonicTime now = Now();
+  const MonotonicDuration refresh = absl::ToChronoNanoseconds(options_.entry_ttl / 2);
+  bool overflowed = false;
   {
     std::lock_guard lock(mutex_);
     if (now >= refresh_next_) lost_ = true;
     // Into a Redis that takes nothing it would be announced in vain.
     if (!lost_ || now < lost_next_ || redis_.state() != RedisState::kOk) return;
     lost_ = false;
+    overflowed = std::exchange(overflowed_, false);
     ++counters_.losses;
     // Leases too are gone, or may be.
     for (auto& [holder, lease] : leases_) lease.due = true;
   }
-  lost_next_ = now + absl::ToChronoNanoseconds(options_.lease);
-  refresh_next_ = now + absl::ToChronoNanoseconds(options_.entry_ttl / 2);
+  // All that is known may be more than the queue takes, every time.
+  const MonotonicDuration lease = absl::ToChronoNanoseconds(options_.lease);
+  lost_pause_ = overflowed ? std::min(2 * lost_pause_, refresh) : lease;
+  lost_next_ = now + std::max(lost_pause_, lease);
+  refresh_next_ = now + refresh;
   if (options_.on_lost) options_.on_lost();
 }
 

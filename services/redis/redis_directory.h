@@ -56,7 +56,8 @@ class RedisDirectory {
     int keys_queued_max = 1 << 20;
     // What Redis holds may not be what was announced: it was emptied, or changes were dropped, or
     // half of entry_ttl is over. The owner is to announce all it knows. Called by the directory's
-    // thread, at most once per lease, with no lock held; it must not block.
+    // thread, at most once per lease, more and more seldom while that overflows the queue, with no
+    // lock held; it must not block.
     std::function<void()> on_lost;
   };
   // `redis` must outlive the directory.
@@ -113,6 +114,7 @@ class RedisDirectory {
   std::deque<Change> changes_;           // under mutex_
   bool writing_ = false;                 // changes are on their way; under mutex_
   bool lost_ = false;                    // on_lost is to be called; under mutex_
+  bool overflowed_ = false;              // since on_lost was called; under mutex_
   bool stopping_ = false;                // under mutex_
   RedisDirectoryCounters counters_;      // under mutex_
   // Only the thread's:
@@ -120,6 +122,7 @@ class RedisDirectory {
   int64_t state_changes_ = -1;  // of Redis when the markers were read
   MonotonicTime markers_next_{};
   MonotonicTime lost_next_{};  // not before
+  MonotonicDuration lost_pause_{};
   MonotonicTime refresh_next_{};
   std::thread thread_;
 };

@@ -15,16 +15,22 @@ namespace {
 constexpr std::string_view kRemedy =
     "write redis://[user:password@]host[:port][,host...][/database] or unix:///path";
 constexpr size_t kHostBytesMax = 253;
+constexpr std::string_view kHidden = "(hidden)";  // it may be a password in the wrong place
 
 absl::Status Invalid(std::string_view field, std::string_view value, std::string_view remedy) {
   return absl::InvalidArgumentError(absl::StrCat("redis: ", std::string(field), " '",
                                                  std::string(value), "': ", std::string(remedy)));
 }
 
+bool IsDigits(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
 std::optional<int> ParseNumber(std::string_view text, int max) {
   int value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (text.empty() || error != std::errc() || end != text.data() + text.size()) return {};
+  if (text.empty() || !IsDigits(text) || error != std::errc() || end != text.data() + text.size())
+    return {};
   if (value < 0 || value > max) return {};
   return value;
 }
@@ -41,7 +47,7 @@ absl::StatusOr<std::string> PercentDecode(std::string_view field, std::string_vi
     const char* end = text.data() + std::min(i + 3, text.size());
     const auto [stop, error] = std::from_chars(begin, end, value, 16);
     if (error != std::errc() || stop != begin + 2) {
-      return Invalid(field, "(hidden)", "write a literal % as %25");
+      return Invalid(field, kHidden, "write a literal % as %25");
     }
     out += static_cast<char>(value);
     i += 2;
@@ -51,7 +57,10 @@ absl::StatusOr<std::string> PercentDecode(std::string_view field, std::string_vi
 
 absl::Status ParseDatabase(std::string_view text, RedisUrl& url) {
   const std::optional<int> database = ParseNumber(text, 1'000'000);
-  if (!database) return Invalid("database", text, "write a number, as in redis://host/0");
+  if (!database) {
+    return Invalid("database", IsDigits(text) ? text : kHidden,
+                   "write a number up to 1000000, as in redis://host/0");
+  }
   url.database = *database;
   return absl::OkStatus();
 }
@@ -63,6 +72,9 @@ absl::StatusOr<RedisUrl> ParseUnix(std::string_view rest) {
   // 107: what fits into sockaddr_un.
   if (path.empty() || path[0] != '/' || path.size() > 107) {
     return Invalid("path", path, "write unix:// and an absolute path of at most 107 bytes");
+  }
+  if (path.find("password=") != path.npos) {
+    return Invalid("path", kHidden, "parameters follow a ?, as in unix:///path?password=secret");
   }
   url.servers.push_back({.unix_path = std::string(path)});
   std::string_view query = question == rest.npos ? "" : rest.substr(question + 1);
@@ -79,7 +91,7 @@ absl::StatusOr<RedisUrl> ParseUnix(std::string_view rest) {
     } else if (name == "password") {
       ASSIGN_OR_RETURN(url.password, PercentDecode(name, value));
     } else {
-      return Invalid("parameter", name, "use database, user or password");
+      return Invalid("parameter", kHidden, "use database, user or password");
     }
   }
   return url;
@@ -91,11 +103,14 @@ absl::StatusOr<RedisUrl> ParseTcp(std::string_view rest) {
     const std::string_view login = rest.substr(0, at);
     const size_t colon = login.find(':');
     if (colon == login.npos) {
-      return Invalid("login", "(hidden)", "write user:password@ or :password@");
+      return Invalid("login", kHidden, "write user:password@ or :password@");
     }
     ASSIGN_OR_RETURN(url.user, PercentDecode("user", login.substr(0, colon)));
     ASSIGN_OR_RETURN(url.password, PercentDecode("password", login.substr(colon + 1)));
     rest.remove_prefix(at + 1);
+  }
+  if (rest.find('?') != rest.npos) {
+    return Invalid("parameters", kHidden, "a redis:// URL has none: redis://user:password@host/0");
   }
   const size_t slash = rest.find('/');
   if (slash != rest.npos && slash + 1 < rest.size()) {
@@ -138,7 +153,9 @@ absl::StatusOr<RedisAddress> ParseRedisAddress(std::string_view text) {
     port = text.substr(colon);
     if (host.find(':') != host.npos) return Invalid("host", text, "write [address]:port");
   }
-  const auto bad = [](unsigned char c) { return c <= ' ' || c == '/' || c == '@' || c >= 127; };
+  const auto bad = [](unsigned char c) {
+    return c <= ' ' || c == '/' || c == '@' || c == '[' || c == ']' || c >= 127;
+  };
   if (host.empty() || host.size() > kHostBytesMax || std::any_of(host.begin(), host.end(), bad)) {
     return Invalid("host", host, kRemedy);
   }
@@ -146,7 +163,8 @@ absl::StatusOr<RedisAddress> ParseRedisAddress(std::string_view text) {
   if (!port.empty()) {
     const std::optional<int> number = ParseNumber(port.substr(1), 65535);
     if (!number || *number == 0) {
-      return Invalid("port", port.substr(1), "write a number from 1 to 65535, as in host:6379");
+      return Invalid("port", IsDigits(port.substr(1)) ? port.substr(1) : kHidden,
+                     "write a number from 1 to 65535, as in host:6379; a login ends with @");
     }
     address.port = *number;
   }

@@ -65,10 +65,12 @@ BlockDirectory::BlockDirectory(std::shared_ptr<Channels> channels)
 
 absl::StatusOr<std::unique_ptr<BlockDirectory>> BlockDirectory::Create(
     std::shared_ptr<Channels> channels, const std::string& redis_url) {
+  RedisOptions options;
+  if (!redis_url.empty()) {
+    ASSIGN_OR_RETURN(options.url, RedisUrl::Parse(redis_url));
+  }
   std::unique_ptr<BlockDirectory> directory(new BlockDirectory(std::move(channels)));
   if (!redis_url.empty()) {
-    RedisOptions options;
-    ASSIGN_OR_RETURN(options.url, RedisUrl::Parse(redis_url));
     directory->redis_ = std::make_unique<Redis>(std::move(options));
     directory->shared_ = std::make_unique<RedisDirectory>(
         *directory->redis_,
@@ -184,8 +186,12 @@ bool BlockDirectory::Apply(const std::string& address, const Watch* watch,
     if (batch->snapshot && !batch->snapshot_done) return true;  // more parts come
   }
   ++views_broken_;
-  LogWarning("blocks of ", address, ": the view is not whole since event ",
-             holder.view->unsure_since(), "; beginning anew");
+  if (batch.ok()) {
+    LogWarning("blocks of ", address, ": the view is not whole since event ",
+               holder.view->unsure_since(), "; beginning anew");
+  } else {
+    LogWarning("blocks of ", address, ": ", batch.status().message(), "; beginning anew");
+  }
   holder.feed = 0;
   return false;
 }

@@ -10,8 +10,10 @@
 namespace chorale {
 namespace {
 
-// Blocks that a receiver may have before it acknowledges: a multiple of what a frame names.
+// Blocks that a receiver may have before it acknowledges: a multiple of what a frame names, and no
+// more than a part of the pool, so that many may read at once.
 constexpr int kBlocksAheadMax = 4 * kFramePiecesMax;
+constexpr int kReadersAtOnce = 16;
 
 }  // namespace
 
@@ -24,6 +26,7 @@ BlockSender::BlockSender(const Worker& worker, std::shared_ptr<EngineHost> host,
       loan_(loan),
       by_reference_(!worker.region().empty() && region_mapped == worker.region()),
       packs_(worker.base().kv_int8()),
+      ahead_max_(std::clamp(host_->stats().blocks_total / kReadersAtOnce, 1, kBlocksAheadMax)),
       writer_([stream = stream_](grpc::ByteBuffer frame, int64_t bytes) {
         stream->Push(std::move(frame), bytes);
       }) {
@@ -31,7 +34,13 @@ BlockSender::BlockSender(const Worker& worker, std::shared_ptr<EngineHost> host,
 }
 
 bool BlockSender::HasRoom() const {
-  return stream_->bytes_pending() < kStreamBytesMax && sent_ - taken_ < kBlocksAheadMax;
+  return stream_->bytes_pending() < kStreamBytesMax && sent_ - taken_ < ahead_max_;
+}
+
+bool BlockSender::HasRoomForParts() const { return stream_->bytes_pending() < kStreamBytesMax / 2; }
+
+bool BlockSender::AwaitsReceiver() const {
+  return by_reference_ ? taken_ < sent_ : stream_->bytes_pending() > 0;
 }
 
 bool BlockSender::Send(Engine& engine, int place, int index, size_t sent) {
@@ -44,22 +53,32 @@ bool BlockSender::Send(Engine& engine, int place, int index, size_t sent) {
     ++sent_;
     return true;
   }
-  if (packs_ && SendPacked(engine, *block, place, index)) return true;
+  if (packs_ && SendPacked(*block, place, index)) return true;
   // When gRPC has let go of the bytes, on a thread of its own, so does the loan.
-  BytesHold hold(block->bytes.data(), [host = host_, loan = loan_, place](const void*) {
-    host->Post([loan, place](Engine& engine) { engine.ReturnLent(loan, place); });
-  });
+  engine.PinBytes(block->offset);
+  const auto let_go = [host = host_, loan = loan_, place, at = block->offset](const void*) {
+    host->Post([loan, place, at](Engine& engine) {
+      engine.ReturnLent(loan, place);
+      engine.UnpinBytes(at);
+    });
+  };
+  BytesHold hold(block->bytes.data(), let_go);
   writer_.AddPiece(index, block->bytes.subspan(sent), end, std::move(hold));
   return true;
 }
 
 // False: the block's values were not rounded, or have changed, so it travels as it is.
-bool BlockSender::SendPacked(Engine& engine, const Engine::BlockView& block, int place, int index) {
+bool BlockSender::SendPacked(const Engine::BlockView& block, int place, int index) {
   if (Checksum64(block.bytes) != block.checksum) return false;  // the receiver will find it too
-  std::vector<std::byte> packed(static_cast<size_t>(kernels::PackedBytes(shape_)));
-  if (!kernels::PackBlock(shape_, block.bytes, packed).ok()) return false;
-  writer_.Add(index, {.key = block.key, .checksum = Checksum64(packed)}, packed);
-  engine.ReturnLent(loan_, place);
+  auto packed =
+      std::make_shared<std::vector<std::byte>>(static_cast<size_t>(kernels::PackedBytes(shape_)));
+  if (!kernels::PackBlock(shape_, block.bytes, *packed).ok()) return false;
+  // Lent for as long as its copy is on its way: the lease is the receiver's, packed or not.
+  const auto let_go = [packed, host = host_, loan = loan_, place](const void*) {
+    host->Post([loan, place](Engine& engine) { engine.ReturnLent(loan, place); });
+  };
+  writer_.Add(index, {.key = block.key, .checksum = Checksum64(*packed)}, *packed,
+              BytesHold(packed->data(), let_go));
   return true;
 }
 

@@ -3,7 +3,7 @@
 // Every block that is sent is lent (engine/engine.h): as bytes, until gRPC has let go of them,
 // which it sends from where they lie; by reference, where the receiver has mapped this worker's
 // memory, until the receiver says that it has taken it. A receiver that is silent for the lease
-// loses all.
+// loses all; bytes that gRPC still sends from are not written again before it lets go of them.
 #pragma once
 
 #include <memory>
@@ -27,8 +27,10 @@ class BlockSender : public std::enable_shared_from_this<BlockSender> {
               std::shared_ptr<BlockStream> stream, RequestId loan,
               const std::string& region_mapped);
 
-  // Whether more may be sent now.
+  // Whether more may be sent now, and whether parts may: these leave room for a block, whose lease
+  // they are under.
   bool HasRoom() const;
+  bool HasRoomForParts() const;
   // Whether blocks may be sent as they grow: those that travel packed, or by reference, may not.
   bool sends_parts() const { return !by_reference_ && !packs_; }
   // Sends the `place`-th block of the loan as block `index` of the call; bytes before `sent` are
@@ -42,11 +44,12 @@ class BlockSender : public std::enable_shared_from_this<BlockSender> {
 
   // The receiver has taken so many blocks, of those sent by reference.
   void Acknowledged(Engine& engine, int blocks);
-  // Nothing is lent any more of what was sent by reference.
-  bool settled() const { return !by_reference_ || taken_ == sent_; }
+  // Whether something that was flushed is not taken yet: by the receiver, where it is sent by
+  // reference, else by the wire.
+  bool AwaitsReceiver() const;
 
  private:
-  bool SendPacked(Engine& engine, const Engine::BlockView& block, int place, int index);
+  bool SendPacked(const Engine::BlockView& block, int place, int index);
 
   const kernels::KvShape shape_;
   const std::shared_ptr<EngineHost> host_;
@@ -54,6 +57,7 @@ class BlockSender : public std::enable_shared_from_this<BlockSender> {
   const RequestId loan_;
   const bool by_reference_;
   const bool packs_;
+  const int ahead_max_;
   FrameWriter writer_;
   std::vector<int> places_;  // in the order they were sent by reference
   int sent_ = 0;

@@ -58,8 +58,8 @@ grpc::ServerUnaryReactor* BlocksService::Lookup(grpc::CallbackServerContext* con
 }
 
 grpc::ServerWriteReactor<v1::BlockEvents>* BlocksService::Watch(
-    grpc::CallbackServerContext*, const v1::WatchBlocksRequest* request) {
-  return feed_.Watch(*request);
+    grpc::CallbackServerContext* context, const v1::WatchBlocksRequest* request) {
+  return feed_.Watch(context, *request);
 }
 
 grpc::ServerWriteReactor<v1::BlockList>* BlocksService::List(grpc::CallbackServerContext*,

@@ -50,6 +50,10 @@ class PullCall : public std::enable_shared_from_this<PullCall> {
     // Lent as they are sent: what the receiver is not ready for is not held for it.
     while (next_ < static_cast<int>(keys_.size()) && sender_->HasRoom()) {
       const absl::StatusOr<std::optional<int>> place = engine.Lend(loan_, keys_[next_]);
+      if (absl::IsResourceExhausted(place.status())) {
+        sender_->Flush();
+        if (sender_->AwaitsReceiver()) return;  // which makes room
+      }
       if (!place.ok()) return End(place.status());
       if (!*place) {
         keys_.resize(next_);  // what follows is no longer a chain
@@ -59,10 +63,13 @@ class PullCall : public std::enable_shared_from_this<PullCall> {
       ++next_;
     }
     sender_->Flush();
-    if (next_ == static_cast<int>(keys_.size()) && sender_->settled()) End(absl::OkStatus());
+    // Until then the lease goes on, and the call can be broken off.
+    if (next_ == static_cast<int>(keys_.size()) && !sender_->AwaitsReceiver()) {
+      End(absl::OkStatus());
+    }
   }
 
-  // Bytes that still wait to be written are lent until they are.
+  // What gRPC still sends is lent until it lets go.
   void End(const absl::Status& status) {
     if (std::exchange(ended_, true)) return;
     if (status.ok()) {

@@ -28,8 +28,8 @@ void TransferRates::Note(const std::string& address, int64_t bytes, absl::Durati
     rate.latency_us = Smoothed(rate.latency_us, us);
   } else {
     const double moving_us = std::max(1.0, us - rate.latency_us);
-    rate.bytes_per_us =
-        std::max(kBytesPerUsMin, Smoothed(rate.bytes_per_us, static_cast<double>(bytes) / moving_us));
+    rate.bytes_per_us = std::max(
+        kBytesPerUsMin, Smoothed(rate.bytes_per_us, static_cast<double>(bytes) / moving_us));
   }
 }
 
@@ -39,7 +39,7 @@ void TransferRates::NoteFailure(const std::string& address) {
 }
 
 TransferRates::Rate& TransferRates::RateOf(const std::string& address) {
-  if (rates_.size() >= kAddressesMax) rates_.clear();
+  if (rates_.size() >= kAddressesMax && !rates_.contains(address)) rates_.clear();
   return rates_.try_emplace(address, Rate{kLatencyUsDefault, kBytesPerUsDefault}).first->second;
 }
 

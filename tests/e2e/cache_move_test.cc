@@ -1,7 +1,9 @@
 // A context of 4,000 tokens that was written on one worker is continued on another, which computes
 // what is new and nothing else: read from the first worker, found through the router, or from a
 // store when the first worker is gone.
+#include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -99,6 +101,27 @@ TEST_F(CacheMove, IsReadFromTheMemoryOfTheFirstWorker) {
   Ask("decode-0", context_);
   ExpectOnlyNew(Continue([&] { return Ask("decode-1", next_, first); }));
   EXPECT_GE(cluster_->Metrics("decode-1")["blocks_shared"], known_ / kBlockTokens);
+}
+
+// Together they read more blocks than a worker may lend.
+TEST_F(CacheMove, IsReadByManyAtOnce) {
+  Start({.prefill = 0, .decode = 4, .worker_flags = {"--blocks", "600"}});
+  const KvSources first = {.holders = {cluster_->SocketOf("decode-0")}};
+  const std::vector<int> another = RandomPrompt(3, 100);
+  Ask("decode-0", another);
+  Ask("decode-0", context_);
+  std::vector<std::thread> readers;
+  for (const char* id : {"decode-1", "decode-2", "decode-3"}) {
+    Ask(id, another, first);  // learns of the memory
+    readers.emplace_back(
+        [this, id, &first] { EXPECT_EQ(Ask(id, next_, first).tokens.at(0), undisturbed_) << id; });
+  }
+  for (std::thread& reader : readers) reader.join();
+  for (const char* id : {"decode-1", "decode-2", "decode-3"}) {
+    std::map<std::string, int64_t> metrics = cluster_->Metrics(id);
+    EXPECT_EQ(metrics["pulls_failed"], 0) << id;
+    EXPECT_GE(metrics["blocks_shared"], known_ / kBlockTokens) << id;
+  }
 }
 
 TEST_F(CacheMove, IsFoundByTheRouter) {

@@ -108,6 +108,21 @@ TEST_F(Loans, ABlockFoundBadWhileItIsLentKeepsItsChecksum) {
   ExpectAllBlocksFree(*engine_);
 }
 
+TEST_F(Loans, BytesThatArePinnedAreNotWrittenAgainWhenTheLeaseEnds) {
+  EXPECT_EQ(Lend(100, keys_), 3);
+  const int64_t offset = engine_->ReadLent(100, 1)->offset;
+  const std::span<const std::byte> bytes = engine_->ReadLent(100, 1)->bytes;
+  const uint64_t checksum = Checksum64(bytes);
+  engine_->PinBytes(offset);
+  now_ += 2 * kLease;
+  EXPECT_TRUE(std::get<LoanEndedEvent>(Events().at(0)).expired);
+  EXPECT_EQ(engine_->stats().blocks_held, 1);
+  for (int id = 2; id < 8; ++id) RunOne(*engine_, Greedy(id, Prompt(200, id), 20));
+  EXPECT_EQ(Checksum64(bytes), checksum);
+  engine_->UnpinBytes(offset);
+  ExpectAllBlocksFree(*engine_);
+}
+
 TEST_F(Loans, OfAPrefillRequestThatHasEndedAreRefused) {
   EXPECT_EQ(engine_->LendWritten(100, 77, 0).status().code(), absl::StatusCode::kNotFound);
 }

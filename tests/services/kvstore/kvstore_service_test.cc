@@ -118,6 +118,28 @@ TEST_F(KvstoreServiceTest, RefusesAnotherFormatWithBothValues) {
   EXPECT_THAT(status.error_message(), HasSubstr("dtype is 'f32' here, 'bf16' there"));
 }
 
+TEST_F(KvstoreServiceTest, KeepsNoFormatThatIsTooLongOrHasNoBlock) {
+  v1::KvFrame frame;
+  *frame.mutable_format() = TestFormat();
+  frame.mutable_format()->set_dtype(std::string(300, 'x'));
+  const auto push = [&] {
+    grpc::ClientContext context;
+    v1::PushReply reply;
+    const auto writer = stub_->Push(&context, &reply);
+    writer->Write(frame);
+    writer->WritesDone();
+    return writer->Finish();
+  };
+  EXPECT_TRUE(push().ok()) << "nobody needs its number";
+  v1::KvPiece& piece = *frame.add_pieces();
+  piece.set_bytes(3);
+  piece.set_key(std::string(KeyOf(1).AsBytes()));
+  frame.set_payload("abc");
+  const grpc::Status status = push();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), testing::HasSubstr("at most 256"));
+}
+
 TEST_F(KvstoreServiceTest, NamesTheFieldOfABadRequest) {
   grpc::ClientContext pull_context;
   const auto stream = stub_->Pull(&pull_context);

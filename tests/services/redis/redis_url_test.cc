@@ -57,6 +57,14 @@ TEST(RedisUrlTest, RefusesWhatIsNoUrlAndNeverShowsThePassword) {
                                  "unix://",
                                  "unix:///x?hunter=2",
                                  "unix:///x?password=hunter2%1",
+                                 "redis://host:6379/0?password=hunter2",
+                                 "redis://host:6379?password=hunter2",
+                                 "redis://user:hunter2",
+                                 "unix:///x?password=a&hunter2",
+                                 "unix:///x&password=hunter2",
+                                 "redis://[[a]",
+                                 "redis://a]",
+                                 "redis://host/-0",
                                  "redis://ho st"}) {
     const auto url = RedisUrl::Parse(text);
     ASSERT_FALSE(url.ok()) << text;
