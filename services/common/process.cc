@@ -5,6 +5,7 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <regex>
 
 #include <signal.h>
 
@@ -20,6 +21,14 @@ sigset_t TerminationSignals() {
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
   return set;
+}
+
+// Those of URLs, before the @ or as a parameter.
+std::string WithoutPasswords(const std::string& text) {
+  static const std::regex login("://[^\" ]*@");
+  static const std::regex parameter("password=[^&\" ]*");
+  return std::regex_replace(std::regex_replace(text, login, "://(hidden)@"), parameter,
+                            "password=(hidden)");
 }
 
 }  // namespace
@@ -46,7 +55,7 @@ std::optional<int> ParseCommandLine(CLI::App& app, int argc, char** argv,
   if (absl::Status status = SetLogLevel(options.log_level); !status.ok()) return ExitCodeOf(status);
   std::string text = app.config_to_str(/*default_also=*/true);
   std::replace(text.begin(), text.end(), '\n', ' ');
-  LogInfo("options: ", text);
+  LogInfo("options: ", WithoutPasswords(text));
   return std::nullopt;
 }
 

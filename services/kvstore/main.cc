@@ -85,8 +85,9 @@ int Main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));
   app.add_option(
-      "--redis", flags.redis,
-      "redis://[user:password@]host[:port][,host...][/db]: a tier behind memory and disk");
+         "--redis", flags.redis,
+         "redis://[user:password@]host[:port][,host...][/db]: a tier behind memory and disk")
+      ->envname("CHORALE_REDIS");
   app.add_option("--write-behind-mib", flags.write_behind_mib,
                  "what may wait to be written; beyond it blocks stay in memory only")
       ->capture_default_str()

@@ -61,7 +61,8 @@ int Main(int argc, char** argv) {
   app.add_option("--orchestrator", orchestrator, "address of the orchestrator")->required();
   app.add_option("--redis", redis,
                  "redis://[user:password@]host[:port][,host...][/db]: shares with other routers "
-                 "which worker has which blocks");
+                 "which worker has which blocks")
+      ->envname("CHORALE_REDIS");
   if (const auto exit_code = ParseCommandLine(app, argc, argv, options)) return *exit_code;
 
   auto created = ClusterBackend::Create(orchestrator, redis);

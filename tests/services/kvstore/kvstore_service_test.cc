@@ -1,6 +1,8 @@
 // chorale.v1.Blocks of a real chorale-kvstore.
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <numeric>
 
@@ -287,6 +289,19 @@ TEST_F(KvstoreServiceTest, SaysWhatToWriteInsteadOfBadFlags) {
   process_->Stop(SIGTERM);
   EXPECT_EQ(exit_code(absl::StrCat("--dir ", folder_, "/disk --disk-mib 80 --slab-mib 1")), 2)
       << "geometry";
+}
+
+TEST_F(KvstoreServiceTest, LogsNoPassword) {
+  const std::string folder = folder_ + "/with_redis";
+  std::filesystem::create_directory(folder);
+  for (const char* url : {"redis://me:hunter2@127.0.0.1:1", "unix:///nowhere?password=hunter2"}) {
+    StoreProcess(kProgram, folder, {"--dram-mib", "8", "--redis", url}).Stop(SIGTERM);
+  }
+  std::ifstream log(folder + "/log");
+  const std::string text{std::istreambuf_iterator<char>(log), {}};
+  EXPECT_THAT(text, testing::HasSubstr("redis://(hidden)@127.0.0.1:1"));
+  EXPECT_THAT(text, testing::HasSubstr("password=(hidden)"));
+  EXPECT_EQ(text.find("hunter2"), text.npos);
 }
 
 }  // namespace
