@@ -1,9 +1,6 @@
 #include "rpc/kv_pull.h"
 
 #include <atomic>
-#include <condition_variable>
-#include <mutex>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,40 +14,12 @@
 #include "rpc/channels.h"
 #include "rpc/raw_message.h"
 #include "rpc/server.h"
+#include "tests/testing/mailbox.h"
 
 namespace chorale {
 namespace {
 
 using PullStream = BidiStream<grpc::ByteBuffer, grpc::ByteBuffer>;
-
-// Values that threads wait for each other with; gives up after a minute.
-template <typename T>
-class Mailbox {
- public:
-  void Put(T value) {
-    std::lock_guard lock(mutex_);
-    values_.push_back(std::move(value));
-    changed_.notify_all();
-  }
-  std::optional<T> Take() {
-    std::unique_lock lock(mutex_);
-    if (!changed_.wait_for(lock, std::chrono::minutes(1), [this] { return !values_.empty(); })) {
-      return std::nullopt;
-    }
-    T value = std::move(values_.front());
-    values_.erase(values_.begin());
-    return value;
-  }
-  size_t size() const {
-    std::lock_guard lock(mutex_);
-    return values_.size();
-  }
-
- private:
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  std::vector<T> values_;
-};
 
 // Hands each call's stream and what it says to the test.
 class BlocksService : public v1::Blocks::WithRawCallbackMethod_Pull<v1::Blocks::Service> {
