@@ -82,9 +82,12 @@ absl::StatusOr<FileDescriptor> Receive(int socket, const std::string& address, i
   for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr;
        part = CMSG_NXTHDR(&message, part)) {
     if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(part), sizeof(fd));
-    region = FileDescriptor(fd);
+    // There may be more than one; what is replaced is closed.
+    for (size_t at = 0; CMSG_LEN(at + sizeof(int)) <= part->cmsg_len; at += sizeof(int)) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(part) + at, sizeof(fd));
+      region = FileDescriptor(fd);
+    }
   }
   if (received != sizeof(greeting) || !region.ok() || greeting.magic != Greeting{}.magic ||
       greeting.bytes <= 0) {
