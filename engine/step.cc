@@ -9,7 +9,7 @@
 namespace chorale {
 
 bool Engine::State::Step(absl::FunctionRef<absl::Time()> clock) {
-  now = std::max(now, clock());
+  now = clock();
   for (RequestId id : not_stepped) {
     if (Request* request = Find(id)) request->timing.first_step = now;
   }
@@ -20,7 +20,7 @@ bool Engine::State::Step(absl::FunctionRef<absl::Time()> clock) {
   BuildBatch();
   if (batch.empty()) return preempted;
   RunBatch();
-  const absl::Time begin = std::exchange(now, std::max(now, clock()));
+  const absl::Time begin = std::exchange(now, clock());
   NotePace(now - begin);
   ++counters.steps;
   size_t row = 0;

@@ -194,10 +194,13 @@ absl::StatusOr<int> Engine::State::LendBlock(RequestId id, BlockId block, const 
   if (!sender.open(loan.ticket)) {
     loan.ticket = {.transfer = {.number = id}, .epoch = loan.ticket.epoch + 1};
   }
-  const auto opened = sender.Pull(loan.ticket, now);  // when it is open, the lease begins anew
-  if (!opened.ok()) {
-    pool.Release(block);
-    return opened.status();
+  // When it is open, the lease begins anew, unless nothing can be lent.
+  if (!sender.open(loan.ticket) || sender.blocks_free() > 0) {
+    const auto opened = sender.Pull(loan.ticket, now);
+    if (!opened.ok()) {
+      pool.Release(block);
+      return opened.status();
+    }
   }
   const int place = static_cast<int>(loan.blocks.size());
   RETURN_IF_ERROR(sender.Grant(loan.ticket, place, block));

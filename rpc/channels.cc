@@ -31,7 +31,7 @@ constexpr size_t kChannelsKeptMax = 256;
 
 std::shared_ptr<grpc::Channel> Channels::Get(const std::string& address, int n) {
   std::lock_guard lock(mutex_);
-  if (channels_.size() >= kChannelsKeptMax) {
+  if (channels_.size() >= kChannelsKeptMax && !channels_.contains({address, n})) {
     absl::erase_if(channels_, [](const auto& entry) { return entry.second.use_count() == 1; });
   }
   std::shared_ptr<grpc::Channel>& channel = channels_[{address, n}];

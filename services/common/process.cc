@@ -23,11 +23,11 @@ sigset_t TerminationSignals() {
   return set;
 }
 
-// Those of URLs, before the @ or as a parameter.
+// Those of --redis, before the @ or as a parameter.
 std::string WithoutPasswords(const std::string& text) {
-  static const std::regex login("://[^\" ]*@");
-  static const std::regex parameter("password=[^&\" ]*");
-  return std::regex_replace(std::regex_replace(text, login, "://(hidden)@"), parameter,
+  static const std::regex login("redis=\"[^\"]*@");
+  static const std::regex parameter("password=[^&\"]*");
+  return std::regex_replace(std::regex_replace(text, login, "redis=\"(hidden)@"), parameter,
                             "password=(hidden)");
 }
 

@@ -28,7 +28,10 @@ class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
     loan_ = host_->StartLoan([self] {
       self->Fail(absl::DeadlineExceededError("the blocks were lent for a lease and not taken"));
     });
-    sender_ = std::make_shared<BlockSender>(worker_, host_, stream_, loan_, wanted.shared_region());
+    sender_ = std::make_shared<BlockSender>(worker_, host_, stream_, loan_, wanted.shared_region(),
+                                            [weak = weak_from_this()](Engine& engine) {
+                                              if (auto self = weak.lock()) self->Pump(engine);
+                                            });
     sources_.holders = {wanted.holders().begin(), wanted.holders().end()};
     sources_.deadline = deadline;
     request.await_blocks = request.reuse_prefix && fetcher_.CanFetch(sources_);

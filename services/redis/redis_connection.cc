@@ -69,7 +69,7 @@ int RedisConnection::fd() const { return context_->fd; }
 
 int16_t RedisConnection::events() const {
   if (connecting_) return POLLOUT;
-  return static_cast<int16_t>(POLLIN | (unsent_.empty() ? 0 : POLLOUT));
+  return static_cast<int16_t>((awaited_.empty() ? 0 : POLLIN) | (unsent_.empty() ? 0 : POLLOUT));
 }
 
 bool RedisConnection::IsIdle() const {

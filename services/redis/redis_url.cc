@@ -69,12 +69,12 @@ absl::StatusOr<RedisUrl> ParseUnix(std::string_view rest) {
   RedisUrl url;
   const size_t question = rest.find('?');
   const std::string_view path = rest.substr(0, question);
+  if (path.find("password=") != path.npos) {
+    return Invalid("path", kHidden, "parameters follow a ?, as in unix:///path?password=secret");
+  }
   // 107: what fits into sockaddr_un.
   if (path.empty() || path[0] != '/' || path.size() > 107) {
     return Invalid("path", path, "write unix:// and an absolute path of at most 107 bytes");
-  }
-  if (path.find("password=") != path.npos) {
-    return Invalid("path", kHidden, "parameters follow a ?, as in unix:///path?password=secret");
   }
   url.servers.push_back({.unix_path = std::string(path)});
   std::string_view query = question == rest.npos ? "" : rest.substr(question + 1);
@@ -151,7 +151,8 @@ absl::StatusOr<RedisAddress> ParseRedisAddress(std::string_view text) {
   } else if (const size_t colon = text.rfind(':'); colon != text.npos) {
     host = text.substr(0, colon);
     port = text.substr(colon);
-    if (host.find(':') != host.npos) return Invalid("host", text, "write [address]:port");
+    if (host.find(':') != host.npos)
+      return Invalid("host", kHidden, "write [address]:port; a login ends with @");
   }
   const auto bad = [](unsigned char c) {
     return c <= ' ' || c == '/' || c == '@' || c == '[' || c == ']' || c >= 127;
@@ -163,7 +164,8 @@ absl::StatusOr<RedisAddress> ParseRedisAddress(std::string_view text) {
   if (!port.empty()) {
     const std::optional<int> number = ParseNumber(port.substr(1), 65535);
     if (!number || *number == 0) {
-      return Invalid("port", IsDigits(port.substr(1)) ? port.substr(1) : kHidden,
+      return Invalid("port",
+                     IsDigits(port.substr(1)) && port.size() <= 6 ? port.substr(1) : kHidden,
                      "write a number from 1 to 65535, as in host:6379; a login ends with @");
     }
     address.port = *number;

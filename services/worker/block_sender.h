@@ -6,9 +6,11 @@
 // loses all; bytes that gRPC still sends from are not written again before it lets go of them.
 #pragma once
 
+#include <deque>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
-#include <vector>
 
 #include <grpcpp/support/byte_buffer.h>
 
@@ -22,10 +24,11 @@ namespace chorale {
 // Belongs to the engine's thread.
 class BlockSender : public std::enable_shared_from_this<BlockSender> {
  public:
-  // `region_mapped` names the shared memory that the receiver has mapped.
+  // `region_mapped` names the shared memory that the receiver has mapped. `on_returned` is called
+  // when a block that was sent as bytes has come back.
   BlockSender(const Worker& worker, std::shared_ptr<EngineHost> host,
-              std::shared_ptr<BlockStream> stream, RequestId loan,
-              const std::string& region_mapped);
+              std::shared_ptr<BlockStream> stream, RequestId loan, const std::string& region_mapped,
+              std::function<void(Engine&)> on_returned);
 
   // Whether more may be sent now, and whether parts may: these leave room for a block, whose lease
   // they are under.
@@ -44,12 +47,13 @@ class BlockSender : public std::enable_shared_from_this<BlockSender> {
 
   // The receiver has taken so many blocks, of those sent by reference.
   void Acknowledged(Engine& engine, int blocks);
-  // Whether something that was flushed is not taken yet: by the receiver, where it is sent by
-  // reference, else by the wire.
+  // Whether something that was flushed is still on its way. What it waits for comes with an
+  // acknowledgement, with the end of a write or with on_returned.
   bool AwaitsReceiver() const;
 
  private:
   bool SendPacked(const Engine::BlockView& block, int place, int index);
+  void Return(Engine& engine, int place);
 
   const kernels::KvShape shape_;
   const std::shared_ptr<EngineHost> host_;
@@ -58,10 +62,11 @@ class BlockSender : public std::enable_shared_from_this<BlockSender> {
   const bool by_reference_;
   const bool packs_;
   const int ahead_max_;
+  const std::function<void(Engine&)> on_returned_;
   FrameWriter writer_;
-  std::vector<int> places_;  // in the order they were sent by reference
-  int sent_ = 0;
-  int taken_ = 0;
+  std::deque<int> places_;  // by reference and not taken, in the order they were sent
+  int taken_ = 0;           // by reference
+  int lent_ = 0;            // not returned
 };
 
 }  // namespace chorale

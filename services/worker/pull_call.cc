@@ -26,7 +26,10 @@ class PullCall : public std::enable_shared_from_this<PullCall> {
     loan_ = host_->StartLoan([self] {
       self->End(absl::DeadlineExceededError("the blocks were lent for a lease and not taken"));
     });
-    sender_ = std::make_shared<BlockSender>(worker_, host_, stream_, loan_, region_mapped);
+    sender_ = std::make_shared<BlockSender>(worker_, host_, stream_, loan_, region_mapped,
+                                            [weak = weak_from_this()](Engine& engine) {
+                                              if (auto self = weak.lock()) self->Pump(engine);
+                                            });
     // Before anything is sent: a write that nobody hears of would leave the rest unsent.
     stream_->OnWritten([self] { self->host_->Post([self](Engine& e) { self->Pump(e); }); });
     keys_ = std::move(keys);

@@ -299,7 +299,7 @@ TEST_F(KvstoreServiceTest, LogsNoPassword) {
   }
   std::ifstream log(folder + "/log");
   const std::string text{std::istreambuf_iterator<char>(log), {}};
-  EXPECT_THAT(text, testing::HasSubstr("redis://(hidden)@127.0.0.1:1"));
+  EXPECT_THAT(text, testing::HasSubstr("redis=\"(hidden)@127.0.0.1:1\""));
   EXPECT_THAT(text, testing::HasSubstr("password=(hidden)"));
   EXPECT_EQ(text.find("hunter2"), text.npos);
 }

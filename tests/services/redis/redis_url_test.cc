@@ -62,6 +62,8 @@ TEST(RedisUrlTest, RefusesWhatIsNoUrlAndNeverShowsThePassword) {
                                  "redis://user:hunter2",
                                  "unix:///x?password=a&hunter2",
                                  "unix:///x&password=hunter2",
+                                 "unix://x.sock&password=hunter2",
+                                 "redis://user:hunter2:6379",
                                  "redis://[[a]",
                                  "redis://a]",
                                  "redis://host/-0",
