@@ -64,10 +64,7 @@ struct LookupCall {
 }  // namespace
 
 StoreClient::StoreClient(std::vector<std::string> nodes, int replicas, Channels& channels)
-    : nodes_(std::move(nodes)),
-      replicas_(replicas),
-      channels_(channels),
-      down_until_(nodes_.size(), absl::InfinitePast()) {}
+    : nodes_(std::move(nodes)), replicas_(replicas), channels_(channels), states_(nodes_.size()) {}
 
 StoreClient::~StoreClient() {
   std::unique_lock lock(mutex_);
@@ -75,11 +72,17 @@ StoreClient::~StoreClient() {
 }
 
 std::vector<std::string> StoreClient::NodesOf(const BlockKey& key) const {
+  return Choose(key, /*to_ask=*/false);
+}
+
+std::vector<std::string> StoreClient::Choose(const BlockKey& key, bool to_ask) const {
   std::vector<std::string> chosen;
   const absl::Time now = absl::Now();
   std::lock_guard lock(mutex_);
   for (int node : RankNodes(key, nodes_, replicas_)) {
-    if (down_until_[node] <= now) chosen.push_back(nodes_[node]);
+    const Node& state = states_[node];
+    if (state.down_until > now || (to_ask && state.slow_until > now)) continue;
+    chosen.push_back(nodes_[node]);
   }
   return chosen;
 }
@@ -88,21 +91,28 @@ void StoreClient::NoteFailure(const std::string& address) {
   const auto it = std::find(nodes_.begin(), nodes_.end(), address);
   if (it == nodes_.end()) return;
   std::lock_guard lock(mutex_);
-  down_until_[it - nodes_.begin()] = absl::Now() + kDown;
+  states_[it - nodes_.begin()].down_until = absl::Now() + kDown;
+}
+
+void StoreClient::NoteSlow(const std::string& address) {
+  const auto it = std::find(nodes_.begin(), nodes_.end(), address);
+  std::lock_guard lock(mutex_);
+  states_[it - nodes_.begin()].slow_until = absl::Now() + kDown;
 }
 
 int StoreClient::nodes_down() const {
   const absl::Time now = absl::Now();
   std::lock_guard lock(mutex_);
-  return static_cast<int>(std::count_if(down_until_.begin(), down_until_.end(),
-                                        [&](absl::Time until) { return until > now; }));
+  return static_cast<int>(std::count_if(states_.begin(), states_.end(), [&](const Node& state) {
+    return std::max(state.down_until, state.slow_until) > now;
+  }));
 }
 
 void StoreClient::Lookup(std::vector<BlockKey> keys, absl::Duration timeout,
                          std::function<void(Found)> on_found) {
   std::map<std::string, std::vector<int>> by_node;
   for (size_t place = 0; place < keys.size(); ++place) {
-    const std::vector<std::string> nodes = NodesOf(keys[place]);
+    const std::vector<std::string> nodes = Choose(keys[place], /*to_ask=*/true);
     if (nodes.empty()) {
       keys.resize(place);  // nobody can be asked for it: the prefix ends here
       break;
@@ -131,7 +141,12 @@ void StoreClient::Lookup(std::vector<BlockKey> keys, absl::Duration timeout,
     call->stub->async()->Lookup(&call->context, &call->request, &call->reply,
                                 [this, call, question, i](const grpc::Status& status) mutable {
                                   const int blocks = std::max(0, call->reply.blocks());
-                                  if (!status.ok()) NoteFailure(question->parts[i].address);
+                                  const std::string& address = question->parts[i].address;
+                                  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+                                    NoteSlow(address);
+                                  } else if (!status.ok()) {
+                                    NoteFailure(address);
+                                  }
                                   question->Take(i, status.ok() ? blocks : 0);
                                   // It lets go of gRPC before it counts as answered: the process
                                   // may go right then.

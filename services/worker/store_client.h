@@ -37,18 +37,26 @@ class StoreClient {
   void Lookup(std::vector<BlockKey> keys, absl::Duration timeout,
               std::function<void(Found)> on_found);
 
-  // The nodes that are to keep a block, the first choice first, without those that are down.
+  // The nodes that are to keep a block, the first choice first, without those that are down. One
+  // that was too slow for a Lookup is not asked for a moment, but may be sent to.
   std::vector<std::string> NodesOf(const BlockKey& key) const;
   void NoteFailure(const std::string& address);
 
-  int nodes_down() const;
+  int nodes_down() const;  // or too slow
 
  private:
+  struct Node {
+    absl::Time down_until = absl::InfinitePast();
+    absl::Time slow_until = absl::InfinitePast();
+  };
+  std::vector<std::string> Choose(const BlockKey& key, bool to_ask) const;
+  void NoteSlow(const std::string& address);
+
   const std::vector<std::string> nodes_;
   const int replicas_;
   Channels& channels_;
   mutable std::mutex mutex_;
-  std::vector<absl::Time> down_until_;  // of each node; under mutex_
+  std::vector<Node> states_;  // of nodes_; under mutex_
   std::condition_variable answered_;
   int asking_ = 0;  // calls under way; under mutex_
 };
