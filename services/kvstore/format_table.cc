@@ -60,8 +60,7 @@ absl::StatusOr<std::unique_ptr<FormatTable>> FormatTable::Open(const std::string
 
 absl::StatusOr<uint32_t> FormatTable::NumberOf(const std::string& format) {
   std::lock_guard lock(mutex_);
-  const auto found = std::find(formats_.begin(), formats_.end(), format);
-  if (found != formats_.end()) return static_cast<uint32_t>(found - formats_.begin()) + 1;
+  if (const std::optional<uint32_t> known = FindLocked(format)) return *known;
   if (format.size() > kFormatBytesMax) {
     return absl::InvalidArgumentError(
         absl::StrFormat("field 'format': %d bytes long, at most %d; shorten dtype and encoding",
@@ -92,6 +91,10 @@ absl::Status FormatTable::AppendLine(const std::string& line) {
 
 std::optional<uint32_t> FormatTable::Find(const std::string& format) const {
   std::lock_guard lock(mutex_);
+  return FindLocked(format);
+}
+
+std::optional<uint32_t> FormatTable::FindLocked(const std::string& format) const {
   const auto found = std::find(formats_.begin(), formats_.end(), format);
   if (found == formats_.end()) return std::nullopt;
   return static_cast<uint32_t>(found - formats_.begin()) + 1;

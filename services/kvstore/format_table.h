@@ -40,6 +40,7 @@ class FormatTable {
 
  private:
   FormatTable() = default;
+  std::optional<uint32_t> FindLocked(const std::string& format) const;
   absl::Status AppendLine(const std::string& line);
 
   std::string path_;

@@ -87,17 +87,13 @@ std::vector<std::string> StoreClient::Choose(const BlockKey& key, bool to_ask) c
   return chosen;
 }
 
-void StoreClient::NoteFailure(const std::string& address) {
+void StoreClient::NoteFailure(const std::string& address) { Avoid(address, &Node::down_until); }
+
+void StoreClient::Avoid(const std::string& address, absl::Time Node::*until) {
   const auto it = std::find(nodes_.begin(), nodes_.end(), address);
   if (it == nodes_.end()) return;
   std::lock_guard lock(mutex_);
-  states_[it - nodes_.begin()].down_until = absl::Now() + kDown;
-}
-
-void StoreClient::NoteSlow(const std::string& address) {
-  const auto it = std::find(nodes_.begin(), nodes_.end(), address);
-  std::lock_guard lock(mutex_);
-  states_[it - nodes_.begin()].slow_until = absl::Now() + kDown;
+  states_[it - nodes_.begin()].*until = absl::Now() + kDown;
 }
 
 int StoreClient::nodes_down() const {
@@ -143,7 +139,7 @@ void StoreClient::Lookup(std::vector<BlockKey> keys, absl::Duration timeout,
                                   const int blocks = std::max(0, call->reply.blocks());
                                   const std::string& address = question->parts[i].address;
                                   if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
-                                    NoteSlow(address);
+                                    Avoid(address, &Node::slow_until);
                                   } else if (!status.ok()) {
                                     NoteFailure(address);
                                   }

@@ -50,7 +50,7 @@ class StoreClient {
     absl::Time slow_until = absl::InfinitePast();
   };
   std::vector<std::string> Choose(const BlockKey& key, bool to_ask) const;
-  void NoteSlow(const std::string& address);
+  void Avoid(const std::string& address, absl::Time Node::*until);
 
   const std::vector<std::string> nodes_;
   const int replicas_;

@@ -2,9 +2,8 @@
 //
 // Blocks that became findable here are queued by key; one thread copies them, some megabytes at a
 // time, and pushes them to the nodes that are to keep them, leaving out the first ones that a node
-// says it has. It is never waited for: when
-// the queue is full or a store is away, blocks are left out, which costs a later hit and nothing
-// else.
+// says it has. It is never waited for: when the queue is full or a store is away, blocks are left
+// out, which costs a later hit and nothing else.
 #pragma once
 
 #include <condition_variable>
@@ -32,8 +31,8 @@ class StorePublisher {
   struct Stats {
     int64_t blocks_pushed = 0;
     int64_t blocks_present = 0;  // a store had them already
-    int64_t blocks_dropped =
-        0;  // the queue was full, they had gone, or the store did not take them
+    // The queue was full, they had gone, or the store did not take them.
+    int64_t blocks_dropped = 0;
     int64_t queued = 0;
   };
   Stats stats() const;
