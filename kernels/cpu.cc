@@ -251,7 +251,10 @@ struct AttentionTask {
   int kv_head;
   int query_begin;
   int query_end;
-  int segments;
+  int segment_begin;  // those that some query sees
+  int segment_end;
+
+  int segments() const { return segment_end - segment_begin; }
 };
 
 // Query i of a task is head i % group in row i / group, see AttentionLoop.
@@ -261,13 +264,15 @@ std::vector<AttentionTask> CutAttention(const AttentionArgs& args) {
   for (const SequenceRows& seq : args.sequences) {
     // The last rows see the most tokens: they go first, so that no long task is left to the end.
     for (int end = seq.queries() * group; end > 0; end -= kQueriesPerTask) {
+      const int begin = std::max(0, end - kQueriesPerTask);
       const int tokens = seq.visible((end - 1) / group);
       for (int h = 0; h < args.kv.shape.kv_heads; ++h) {
         tasks.push_back({.seq = &seq,
                          .kv_head = h,
-                         .query_begin = std::max(0, end - kQueriesPerTask),
+                         .query_begin = begin,
                          .query_end = end,
-                         .segments = (tokens + kSegmentTokens - 1) / kSegmentTokens});
+                         .segment_begin = args.first_seen(seq, begin / group) / kSegmentTokens,
+                         .segment_end = (tokens + kSegmentTokens - 1) / kSegmentTokens});
       }
     }
   }
@@ -292,6 +297,7 @@ void AttendSegment(const CpuLoops& loops, const AttentionArgs& args, const Atten
   const KvShape& shape = args.kv.shape;
   const SequenceRows& seq = *task.seq;
   const int group = args.heads / shape.kv_heads;
+  const int first = args.first_seen(seq, task.query_begin / group);
   const int tokens = seq.visible((task.query_end - 1) / group);
   const auto* tiles = reinterpret_cast<const unsigned char*>(args.kv.data);
   loops.attend(
@@ -305,12 +311,13 @@ void AttendSegment(const CpuLoops& loops, const AttentionArgs& args, const Atten
        .head_dim = shape.head_dim,
        .scale = args.scale,
        .context = seq.context,
+       .window = args.window,
        .blocks = seq.blocks,
        .k_tiles = tiles + shape.k_tile_offset(args.layer, task.kv_head),
        .v_tiles = tiles + shape.v_tile_offset(args.layer, task.kv_head),
        .block_bytes = shape.block_bytes(),
        .bf16 = shape.dtype == DType::kBF16,
-       .token_begin = segment * kSegmentTokens,
+       .token_begin = std::max(segment * kSegmentTokens, first / kTileTokens * kTileTokens),
        .token_end = std::min((segment + 1) * kSegmentTokens, tokens),
        .highest = out.highest,
        .sum = out.sum,
@@ -351,10 +358,11 @@ void Attention(const CpuLoops& loops, const AttentionArgs& args, ThreadPool& poo
       float* memory = Scratch(2 * partial_floats + LoopFloats(head_dim));
       const Partial result = PartialAt(memory);
       const Partial next = PartialAt(memory + partial_floats);
-      for (int s = 0; s < tasks[t].segments; ++s) {
-        AttendSegment(loops, args, tasks[t], s, s == 0 ? result : next,
+      const int first = tasks[t].segment_begin;
+      for (int s = first; s < tasks[t].segment_end; ++s) {
+        AttendSegment(loops, args, tasks[t], s, s == first ? result : next,
                       memory + 2 * partial_floats);
-        if (s > 0) JoinSegment(loops, tasks[t], head_dim, result, next);
+        if (s > first) JoinSegment(loops, tasks[t], head_dim, result, next);
       }
       WriteAttention(loops, args, tasks[t], result);
     });
@@ -363,7 +371,7 @@ void Attention(const CpuLoops& loops, const AttentionArgs& args, ThreadPool& poo
   // Too few tasks for the pool: each segment becomes one.
   std::vector<std::pair<int, int>> parts;  // task, segment
   for (int t = 0; t < count; ++t) {
-    for (int s = 0; s < tasks[t].segments; ++s) parts.emplace_back(t, s);
+    for (int s = tasks[t].segment_begin; s < tasks[t].segment_end; ++s) parts.emplace_back(t, s);
   }
   float* partials = SharedScratch(static_cast<int64_t>(parts.size()) * partial_floats);
   pool.ParallelFor(static_cast<int>(parts.size()), [&](int p) {
@@ -373,11 +381,11 @@ void Attention(const CpuLoops& loops, const AttentionArgs& args, ThreadPool& poo
   for (size_t p = 0; p < parts.size();) {
     const AttentionTask& task = tasks[parts[p].first];
     const Partial result = PartialAt(partials + p * partial_floats);
-    for (int s = 1; s < task.segments; ++s) {
+    for (int s = 1; s < task.segments(); ++s) {
       JoinSegment(loops, task, head_dim, result, PartialAt(partials + (p + s) * partial_floats));
     }
     WriteAttention(loops, args, task, result);
-    p += task.segments;
+    p += task.segments();
   }
 }
 

@@ -77,7 +77,8 @@ struct QuantizedLoop {
 };
 
 // Attention of some queries to one stretch of a sequence's tokens. Query i is head i % group of the
-// kv head's group in row i / group; it sees tokens up to and including context + i / group.
+// kv head's group in row i / group; it sees tokens up to and including context + i / group, of
+// these the last `window`.
 struct AttentionLoop {
   const float* q;  // row 0, first head of the group
   int64_t q_stride;
@@ -89,13 +90,14 @@ struct AttentionLoop {
   int head_dim;
   float scale;
   int context;
+  int window;  // 0: all
   const int32_t* blocks;
   const unsigned char* k_tiles;  // the tiles of this layer and kv head in block 0
   const unsigned char* v_tiles;
   int64_t block_bytes;
   bool bf16;
   int token_begin;  // a multiple of kTileTokens
-  int token_end;    // at most kSegmentTokens further
+  int token_end;    // of the same multiple of kSegmentTokens
   // Results of query query_begin + i: the highest score, the sum of exp(score - highest) and the
   // values weighted by it.
   float* highest;  // [queries]

@@ -93,7 +93,9 @@ struct StoreKvArgs {
 
 // Causal attention with grouped queries over paged blocks (PagedAttention, section 4.1; GQA,
 // section 2.2). Row i of a sequence sees its context and rows 0..i, which StoreKv has already
-// stored; its reader row sees them all.
+// stored; its reader row sees them all. With a window (Longformer, section 3.1; Mistral 7B, section
+// 2) it sees the last `window` of these tokens, its own included; blocks that lie wholly before
+// them are not touched.
 struct AttentionArgs {
   const float* q = nullptr;  // [rows, heads, head_dim], rows q_stride apart
   int64_t q_stride = 0;
@@ -101,9 +103,16 @@ struct AttentionArgs {
   int64_t out_stride = 0;
   int heads = 0;    // a multiple of kv.shape.kv_heads
   float scale = 0;  // 1 / sqrt(head_dim)
+  int window = 0;   // tokens; 0: all
   std::span<const SequenceRows> sequences;
   int layer = 0;
   KvMemory kv;
+
+  // The first token that a query of `sequence` sees.
+  int first_seen(const SequenceRows& sequence, int query) const {
+    const int visible = sequence.visible(query);
+    return window > 0 && visible > window ? visible - window : 0;
+  }
 };
 
 // out[r, i] = silu(gate_up[r, i]) * gate_up[r, dim + i].

@@ -208,23 +208,24 @@ void StoreKv(const StoreKvArgs& args, ThreadPool&) {
 
 // One query of one head over tokens [0, tokens) of its sequence.
 void Attend(const AttentionArgs& args, const SequenceRows& seq, int query, int head) {
-  const int tokens = seq.visible(query);
+  const int begin = args.first_seen(seq, query);
+  const int end = seq.visible(query);
   const int row = seq.row_of(query);
   const KvShape& shape = args.kv.shape;
   const int kv_head = head / (args.heads / shape.kv_heads);
   const int64_t at = int64_t{head} * shape.head_dim;
   const float* q = args.q + row * args.q_stride + at;
   float* out = args.out + row * args.out_stride + at;
-  std::vector<double> p(tokens);
+  std::vector<double> p(end - begin);
   double highest = -std::numeric_limits<double>::infinity();
-  for (int t = 0; t < tokens; ++t) {
+  for (int t = begin; t < end; ++t) {
     const std::byte* tile = BlockOf(args.kv, seq, t) + shape.k_tile_offset(args.layer, kv_head);
     double dot = 0;
     for (int d = 0; d < shape.head_dim; ++d) {
       dot += double{q[d]} * Element(tile, shape.dtype, shape.k_index(t % kBlockTokens, d));
     }
-    p[t] = dot * args.scale;
-    highest = std::max(highest, p[t]);
+    p[t - begin] = dot * args.scale;
+    highest = std::max(highest, p[t - begin]);
   }
   double sum = 0;
   for (double& value : p) {
@@ -232,10 +233,10 @@ void Attend(const AttentionArgs& args, const SequenceRows& seq, int query, int h
     sum += value;
   }
   std::vector<double> mixed(shape.head_dim);
-  for (int t = 0; t < tokens; ++t) {
+  for (int t = begin; t < end; ++t) {
     const std::byte* tile = BlockOf(args.kv, seq, t) + shape.v_tile_offset(args.layer, kv_head);
     for (int d = 0; d < shape.head_dim; ++d) {
-      mixed[d] += p[t] * Element(tile, shape.dtype, shape.v_index(t % kBlockTokens, d));
+      mixed[d] += p[t - begin] * Element(tile, shape.dtype, shape.v_index(t % kBlockTokens, d));
     }
   }
   for (int d = 0; d < shape.head_dim; ++d) out[d] = static_cast<float>(mixed[d] / sum);

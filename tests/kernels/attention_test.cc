@@ -24,8 +24,11 @@ struct Batch {
     int rows = 0;
   };
 
-  Batch(KvShape kv_shape, int groups, std::vector<Sequence> sequences)
-      : shape(kv_shape), heads(groups * kv_shape.kv_heads), sizes(std::move(sequences)) {
+  Batch(KvShape kv_shape, int groups, std::vector<Sequence> sequences, int window = 0)
+      : shape(kv_shape),
+        heads(groups * kv_shape.kv_heads),
+        window(window),
+        sizes(std::move(sequences)) {
     int blocks = 0;
     for (const Sequence& s : sizes) {
       rows += s.rows;
@@ -50,14 +53,25 @@ struct Batch {
   int Below(int n) { return static_cast<int>(Next() * n); }
   float Uniform() { return static_cast<float>(2 * Next() - 1); }
 
-  std::vector<SequenceRows> Rows() const {
+  // The tables that attention is given: blocks that lie before the window of all rows are not
+  // there.
+  std::vector<std::vector<BlockId>> VisibleTables() const {
+    std::vector<std::vector<BlockId>> visible = tables;
+    for (size_t s = 0; window > 0 && s < visible.size(); ++s) {
+      const int hidden = std::max(0, sizes[s].context + 1 - window) / kBlockTokens;
+      std::fill_n(visible[s].begin(), hidden, BlockId{-1'000'000'000});
+    }
+    return visible;
+  }
+
+  std::vector<SequenceRows> Rows(const std::vector<std::vector<BlockId>>& of) const {
     std::vector<SequenceRows> result;
     int row = 0;
     for (size_t s = 0; s < sizes.size(); ++s) {
       result.push_back({.row_begin = row,
                         .rows = sizes[s].rows,
                         .context = sizes[s].context,
-                        .blocks = tables[s].data()});
+                        .blocks = of[s].data()});
       row += sizes[s].rows;
     }
     return result;
@@ -65,6 +79,7 @@ struct Batch {
 
   KvShape shape;
   int heads;
+  int window;
   std::vector<Sequence> sizes;
   int rows = 0;
   int block_count = 0;
@@ -114,13 +129,15 @@ std::vector<float> RunAttention(const Kernels& table, const Batch& batch,
                                 std::vector<std::byte>& memory, int layer, ThreadPool& pool) {
   const int64_t stride = int64_t{batch.heads} * batch.shape.head_dim;
   std::vector<float> out(batch.rows * stride);
-  const std::vector<SequenceRows> sequences = batch.Rows();
+  const std::vector<std::vector<BlockId>> tables = batch.VisibleTables();
+  const std::vector<SequenceRows> sequences = batch.Rows(tables);
   table.attention({.q = batch.q.data(),
                    .q_stride = stride,
                    .out = out.data(),
                    .out_stride = stride,
                    .heads = batch.heads,
                    .scale = 1 / std::sqrt(static_cast<float>(batch.shape.head_dim)),
+                   .window = batch.window,
                    .sequences = sequences,
                    .layer = layer,
                    .kv = {.data = memory.data(), .shape = batch.shape}},
@@ -199,22 +216,45 @@ TEST_P(EveryTable, AttendsToLongContextsOfOneSequence) {
   }
 }
 
+TEST_P(EveryTable, AttendsWithinWindows) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    for (int window : {1, 2, 15, 16, 17, 100, 511, 512, 513, 600}) {
+      Judge(Batch(Shape(2, 32, dtype), 3, {{0, 40}, {37, 1}, {530, 70}, {1030, 1}}, window));
+    }
+    Judge(Batch(Shape(1, 64, dtype), 4, {{2100, 1}}, 1040));
+  }
+}
+
+TEST_P(EveryTable, WindowsThatHideNothingChangeNothing) {
+  const Batch open(Shape(2, 64, DType::kBF16), 3, {{0, 9}, {590, 20}});
+  Batch windowed = open;
+  windowed.window = 610;
+  std::vector<std::byte> memory = FilledBlocks(table(), open, false, pool_);
+  EXPECT_EQ(RunAttention(table(), open, memory, 0, pool_),
+            RunAttention(table(), windowed, memory, 0, pool_));
+}
+
 // A query's result depends neither on the chunk it came in nor on its neighbours nor on the pool.
-TEST_P(EveryTable, QueriesDoNotDependOnTheirBatch) {
-  const Batch whole(Shape(2, 64, DType::kBF16), 3, {{0, 9}, {1000, 50}});
-  std::vector<std::byte> memory = FilledBlocks(table(), whole, false, pool_);
-  const std::vector<float> together = RunAttention(table(), whole, memory, 0, pool_);
+void ExpectIndependentQueries(const Kernels& table, int window, ThreadPool& pool) {
+  const Batch whole(Shape(2, 64, DType::kBF16), 3, {{0, 9}, {1000, 50}}, window);
+  std::vector<std::byte> memory = FilledBlocks(table, whole, false, pool);
+  const std::vector<float> together = RunAttention(table, whole, memory, 0, pool);
   const int64_t width = int64_t{whole.heads} * whole.shape.head_dim;
   ThreadPool other(8);
-  for (int row : {0, 7, 49}) {
+  for (int row : {0, 7, 23, 24, 49}) {
     Batch alone = whole;
     alone.sizes = {{1000 + row, 1}};
     alone.tables = {whole.tables[1]};
     alone.rows = 1;
     alone.q.assign(whole.q.begin() + (9 + row) * width, whole.q.begin() + (10 + row) * width);
-    const std::vector<float> got = RunAttention(table(), alone, memory, 0, other);
-    EXPECT_EQ(0, std::memcmp(got.data(), together.data() + (9 + row) * width, width * 4)) << row;
+    const std::vector<float> got = RunAttention(table, alone, memory, 0, other);
+    EXPECT_EQ(0, std::memcmp(got.data(), together.data() + (9 + row) * width, width * 4))
+        << "row " << row << " window " << window;
   }
+}
+
+TEST_P(EveryTable, QueriesDoNotDependOnTheirBatch) {
+  for (int window : {0, 5, 16, 475, 490, 520}) ExpectIndependentQueries(table(), window, pool_);
 }
 
 }  // namespace
