@@ -46,6 +46,11 @@ Digest WriterOfMixedBlock(const Digest& first, int tokens, const Digest& second)
   return digest.AddString(second.AsBytes()).Finish();
 }
 
+Digest WriterOfLongContext(const Digest& writer) {
+  DigestBuilder digest;
+  return digest.AddString("chorale long context").AddString(writer.AsBytes()).Finish();
+}
+
 std::vector<BlockKey> MakeBlockKeys(std::span<const TokenId> tokens, const Digest& writer,
                                     const KeyScope& scope) {
   std::vector<BlockKey> keys;

@@ -3,8 +3,9 @@
 //   key = H(key of the block before, the block's token ids, digest of the writer, tenant salt)
 //
 // Two requests share a block exactly when the same weights wrote the same tokens after the same
-// history for the same tenant, or for everybody. Nothing else in Chorale decides sharing. A block that two writers
-// filled, because the prompt ended inside it, has a writer of its own: both, and where they met.
+// history for the same tenant, or for everybody. Nothing else in Chorale decides sharing. A block
+// that two writers filled, because the prompt ended inside it, has a writer of its own: both, and
+// where they met.
 #pragma once
 
 #include <array>
@@ -45,6 +46,9 @@ BlockKey MakeBlockKey(const BlockKey& parent, std::span<const TokenId> tokens, c
 // What stands for the writer of a block whose first `tokens` tokens `first` wrote, and `second` the
 // rest.
 Digest WriterOfMixedBlock(const Digest& first, int tokens, const Digest& second);
+// What stands for `writer` in sequences that have outgrown its short context, where all positions
+// turn by other frequencies (model/rope.h).
+Digest WriterOfLongContext(const Digest& writer);
 
 // Whose the blocks of a sequence are: those that lie wholly within its first `public_tokens` tokens
 // belong to everybody, the others to the tenant. No tenant's salt is kPublicSalt.
@@ -53,7 +57,9 @@ struct KeyScope {
   int public_tokens = 0;
 
   // Of a block that ends before position `end` of its sequence.
-  std::string_view SaltOf(int end) const { return end <= public_tokens ? kPublicSalt : tenant_salt; }
+  std::string_view SaltOf(int end) const {
+    return end <= public_tokens ? kPublicSalt : tenant_salt;
+  }
   static constexpr std::string_view kPublicSalt = "public";
 };
 

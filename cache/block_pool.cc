@@ -1,5 +1,6 @@
 #include "cache/block_pool.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -133,6 +134,23 @@ std::vector<BlockId> BlockPool::AcquirePrefix(std::span<const BlockKey> keys) {
     if (it == index_.end()) break;
     Acquire(it->second);
     found.push_back(it->second);
+  }
+  return found;
+}
+
+std::vector<BlockId> BlockPool::AcquirePrefix(std::span<const BlockKey> keys, int blocks_seen) {
+  CHECK_GE(blocks_seen, 1);
+  int end = 0;  // of the prefix
+  int run = 0;  // published keys before position i, without a gap
+  for (int i = 0; i < static_cast<int>(keys.size()); ++i) {
+    run = index_.contains(keys[i]) ? run + 1 : 0;
+    if (run >= std::min(blocks_seen, i + 1)) end = i + 1;
+  }
+  const int begin = std::max(0, end - blocks_seen);
+  std::vector<BlockId> found(begin, kNoBlock);
+  for (int i = begin; i < end; ++i) {
+    found.push_back(index_.at(keys[i]));
+    Acquire(found.back());
   }
   return found;
 }

@@ -30,6 +30,8 @@
 namespace chorale {
 
 using kernels::BlockId;
+// Stands for a block that is not there, because nobody will read it.
+inline constexpr BlockId kNoBlock = -1;
 
 // A block that can be found by its key.
 struct PublishedBlock {
@@ -67,6 +69,9 @@ class BlockPool {
 
   // The blocks of the longest published prefix of `keys`, each with a reference added.
   std::vector<BlockId> AcquirePrefix(std::span<const BlockKey> keys);
+  // The same for a reader that sees the last `blocks_seen` >= 1 blocks of a prefix only: those
+  // before are kNoBlock, published or not.
+  std::vector<BlockId> AcquirePrefix(std::span<const BlockKey> keys, int blocks_seen);
   // How many leading keys are published, without touching references or what goes first.
   int MatchPrefix(std::span<const BlockKey> keys) const;
 

@@ -33,6 +33,7 @@ Engine::State::State(const EngineOptions& options, std::shared_ptr<const Transfo
       base(std::move(base)),
       tokenizer(tokenizer),
       shape(this->base->kv_shape()),
+      window(this->base->config().window.of_all_layers()),
       own_memory(options.memory.empty() ? Bytes() : 0),
       memory(options.memory.empty() ? std::span(own_memory.data(), own_memory.bytes())
                                     : options.memory),
@@ -107,9 +108,7 @@ void Engine::State::Add(std::unique_ptr<Request> request, int sequences) {
 
 absl::Status Engine::Submit(GenerateRequest request) {
   ASSIGN_OR_RETURN(auto model, state_->FindModel(request.model));
-  const int positions = state_->base->config().positions_max;
-  const int64_t slots = int64_t{state_->options.blocks} * kernels::kBlockTokens;
-  const int tokens_max = static_cast<int>(std::min<int64_t>(positions, slots));
+  const int tokens_max = state_->TokensMax();
   RETURN_IF_ERROR(state_->CheckPrompt(request.id, request.prompt, tokens_max - 1));
   RETURN_IF_ERROR(ValidateSampling(request.sampling, state_->base->config().vocab));
   if (request.n < 1 || request.n > kSequencesOfRequestMax) {
@@ -126,7 +125,8 @@ absl::Status Engine::Submit(GenerateRequest request) {
   r->model = std::move(model);
   r->scope = std::move(request.scope);
   r->reuse_prefix = request.reuse_prefix;
-  r->await_blocks = request.await_blocks;
+  // What is awaited has room from the start; where that is more than there is, it is computed.
+  r->await_blocks = request.await_blocks && BlocksOf(r->prompt.size()) <= state_->options.blocks;
   r->deadline = request.deadline;
   r->sampling = std::move(request.sampling);
   r->sampling.max_tokens =
@@ -181,8 +181,11 @@ void Engine::State::CancelRequest(Request& request, FinishReason reason, const a
 
 // Who writes the tokens [begin, end), which lie in one block.
 Digest Engine::State::WriterOf(const Sequence& sequence, int begin, int end) const {
-  const Digest& prompt = sequence.request->model->prompt_writer.digest();
-  const Digest& output = sequence.request->model->output_writer.digest();
+  const auto writer = [&](const Module& module) {
+    return InLongContext(sequence) ? WriterOfLongContext(module.digest()) : module.digest();
+  };
+  const Digest prompt = writer(sequence.request->model->prompt_writer);
+  const Digest output = writer(sequence.request->model->output_writer);
   const int boundary = sequence.boundary();
   if (end <= boundary || prompt == output) return prompt;
   if (begin >= boundary) return output;
@@ -212,6 +215,8 @@ BlockKey Engine::State::KeyOfPrompt(Sequence& sequence, int block) {
 }
 
 void Engine::Advance(absl::Time now) { state_->now = std::max(state_->now, now); }
+
+int Engine::tokens_max() const { return state_->TokensMax(); }
 
 bool Engine::Step(absl::FunctionRef<absl::Time()> clock, std::vector<EngineEvent>& events) {
   const bool ran = state_->Step(clock);

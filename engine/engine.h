@@ -180,6 +180,9 @@ class Engine {
   // How many leading tokens of a prompt have their K/V here already, as `writer` writes it.
   int CachedTokens(std::span<const TokenId> prompt, const Digest& writer,
                    const KeyScope& scope) const;
+  // How many tokens a request may have, prompt and output: the model's context, or what the blocks
+  // hold when that is less. Of a model with a sliding window in every layer they hold any number.
+  int tokens_max() const;
   EngineStats stats() const;
 
  private:

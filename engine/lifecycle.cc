@@ -29,7 +29,7 @@ void Engine::State::Enqueue(Sequence& sequence) {
 // found no more.
 int Engine::State::CountIntact(std::span<const BlockId> blocks) {
   const auto bad = std::find_if(blocks.begin(), blocks.end(), [&](BlockId block) {
-    return Checksum64(BytesOf(block)) != pool.checksum(block);
+    return block != kNoBlock && Checksum64(BytesOf(block)) != pool.checksum(block);
   });
   if (bad != blocks.end()) {
     ++counters.blocks_corrupt;
@@ -41,14 +41,14 @@ int Engine::State::CountIntact(std::span<const BlockId> blocks) {
 // From the end: what is released first counts as used least recently.
 void Engine::State::ReleaseFrom(std::vector<BlockId>& blocks, int begin) {
   while (static_cast<int>(blocks.size()) > begin) {
-    pool.Release(blocks.back());
+    if (blocks.back() != kNoBlock) pool.Release(blocks.back());
     blocks.pop_back();
   }
 }
 
 // Adds new blocks up to `total`. False when there are not enough; then all are released.
 bool Engine::State::AddBlocks(std::vector<BlockId>& blocks, int total) {
-  const auto fresh = pool.Allocate(total - static_cast<int>(blocks.size()));
+  const auto fresh = pool.Allocate(std::max(0, total - static_cast<int>(blocks.size())));
   if (!fresh.ok()) {
     ReleaseFrom(blocks, 0);
     return false;
@@ -57,25 +57,24 @@ bool Engine::State::AddBlocks(std::vector<BlockId>& blocks, int total) {
   return true;
 }
 
-// Gives the sequence blocks for all its tokens: those found in the cache, and new ones. False, and
-// nothing has changed, when there are not enough.
+// Gives the sequence its blocks: those found in the cache, and new ones. False, and nothing has
+// changed, when there are not enough.
 bool Engine::State::Place(Sequence& sequence) {
   Request& r = *sequence.request;
   std::vector<BlockId> blocks;
-  if (const int full = sequence.goal() / kernels::kBlockTokens; r.reuse_prefix && full > 0) {
-    KeyOfFull(sequence, full - 1);
-    blocks = pool.AcquirePrefix(std::span<const BlockKey>(sequence.keys).first(full));
-  }
-  // Verified only when there is room: a request that waits is placed again and again.
-  int found = static_cast<int>(blocks.size());
-  const int total = BlocksOf(sequence.tokens.size());
-  if (!AddBlocks(blocks, total)) return false;
-  if (const int intact = CountIntact(std::span(blocks).first(found)); intact < found) {
-    ReleaseFrom(blocks, intact);
-    found = intact;
-    if (!AddBlocks(blocks, total)) return false;
+  int found = 0;
+  while (true) {
+    blocks = AcquireCached(sequence);
+    found = static_cast<int>(blocks.size());
+    if (!AddBlocks(blocks, BlocksToHold(sequence, found * kernels::kBlockTokens))) return false;
+    // Verified only when there is room: a request that waits is placed again and again. What is bad
+    // is not found a second time.
+    if (CountIntact(std::span(blocks).first(found)) == found) break;
+    ReleaseFrom(blocks, 0);
   }
   sequence.blocks = std::move(blocks);
+  sequence.hidden =
+      static_cast<int>(std::count(sequence.blocks.begin(), sequence.blocks.end(), kNoBlock));
   sequence.published = found;
   sequence.computed = found * kernels::kBlockTokens;
   CountReuse(sequence);
@@ -146,6 +145,7 @@ void Engine::State::ReportPrefill(const Sequence& sequence, bool done) {
 // Blocks, and the place in every queue.
 void Engine::State::GiveBack(Sequence& sequence) {
   ReleaseFrom(sequence.blocks, 0);
+  sequence.hidden = 0;
   sequence.computed = 0;
   sequence.published = 0;
   StopAwaiting(sequence);

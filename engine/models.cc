@@ -1,4 +1,5 @@
 // Which models are served, and what is counted for each.
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -70,10 +71,11 @@ void Engine::State::CountReuse(const Sequence& sequence) {
   ModelStats& of_model = counters.models[name];
   const int own_id = IdOf(name);
   for (int i = 0; i < sequence.published; ++i) {
-    const bool own = published_by[sequence.blocks[i]] == own_id;
+    // What lies behind the window counts as the first block that is there.
+    const bool own = published_by[sequence.blocks[std::max(i, sequence.hidden)]] == own_id;
     (own ? of_model.prompt_tokens_reused_own : of_model.prompt_tokens_reused_shared) +=
         kernels::kBlockTokens;
-    if (!own) counters.kv_bytes_shared += shape.block_bytes();
+    if (!own && i >= sequence.hidden) counters.kv_bytes_shared += shape.block_bytes();
   }
   counters.prompt_tokens_cached += int64_t{sequence.published} * kernels::kBlockTokens;
 }

@@ -44,9 +44,10 @@ struct Sequence {
   Phase phase = Phase::kBehindLeader;
   std::vector<TokenId> tokens;  // prompt and output; empty before the first place in the queue
   int computed = 0;             // leading tokens whose K/V is in `blocks`
-  std::vector<BlockId> blocks;
-  std::vector<BlockKey> keys;  // of full blocks of `tokens`, as far as they were needed
-  int published = 0;           // leading blocks that were offered to the prefix index
+  std::vector<BlockId> blocks;  // those that no layer will look at again are kNoBlock
+  int hidden = 0;               // leading blocks that are kNoBlock
+  std::vector<BlockKey> keys;   // of full blocks of `tokens`, as far as they were needed
+  int published = 0;            // leading blocks that were offered to the prefix index
   // While awaiting blocks: the hand-off, and each block behind the published ones.
   std::optional<HandoffTicket> ticket;
   std::vector<Arrival> arrived;

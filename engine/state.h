@@ -38,6 +38,16 @@ struct Engine::State {
   // Of a block of the tokens before the goal; the last one may be open.
   BlockKey KeyOfPrompt(Sequence& sequence, int block);
 
+  // What of a sequence its model still sees: horizon.cc.
+  bool ForgetsBlocks(const Sequence& sequence) const;
+  std::vector<BlockId> AcquireCached(Sequence& sequence);
+  int BlocksToHold(const Sequence& sequence, int computed) const;
+  int BlocksHeldMax() const;
+  int TokensMax() const;
+  void ReleaseHidden(Sequence& sequence);
+  bool InLongContext(const Sequence& sequence) const;
+  bool LeavesShortContext(const Sequence& sequence) const;
+
   // The life of a sequence: lifecycle.cc.
   void Enqueue(Sequence& sequence);
   int CountIntact(std::span<const BlockId> blocks);
@@ -73,7 +83,7 @@ struct Engine::State {
   // A step: step.cc.
   bool Step(absl::FunctionRef<absl::Time()> clock);
   void Expire();
-  bool MakeRoomForDecode();
+  bool MakeRoom();
   bool PreemptYoungest();
   void Admit();
   void BuildBatch();
@@ -89,6 +99,7 @@ struct Engine::State {
   const std::shared_ptr<const Transformer> base;
   const Tokenizer* const tokenizer;
   const kernels::KvShape shape;
+  const int window;  // tokens further back are seen by no layer; 0: there is no such bound
   kernels::Buffer own_memory;
   const std::span<std::byte> memory;
   kernels::KvMemory kv;

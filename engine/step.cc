@@ -7,6 +7,15 @@
 #include "engine/state.h"
 
 namespace chorale {
+namespace {
+
+// Whether the sequence may be preempted and computed again.
+bool IsResumable(const Sequence& sequence) {
+  return !sequence.request->is_prefill &&
+         (sequence.phase == Phase::kDecoding || sequence.phase == Phase::kPrefilling);
+}
+
+}  // namespace
 
 bool Engine::State::Step(absl::FunctionRef<absl::Time()> clock) {
   now = clock();
@@ -15,7 +24,7 @@ bool Engine::State::Step(absl::FunctionRef<absl::Time()> clock) {
   }
   not_stepped.clear();
   Expire();
-  const bool preempted = MakeRoomForDecode();
+  const bool preempted = MakeRoom();
   Admit();
   BuildBatch();
   if (batch.empty()) return preempted;
@@ -45,17 +54,17 @@ void Engine::State::Expire() {
   ExpireLoans();
 }
 
-// Gives each decoding sequence the block that its next row needs, the oldest first; the youngest
-// lose theirs when there are not enough. True when one was preempted.
-bool Engine::State::MakeRoomForDecode() {
-  std::vector<Sequence*> decoding;
+// Gives each sequence the blocks that its next rows need, the oldest first; the youngest lose
+// theirs when there are not enough. True when one was preempted.
+bool Engine::State::MakeRoom() {
+  std::vector<Sequence*> growing;
   for (const auto& [order, sequence] : running) {
-    if (sequence->phase == Phase::kDecoding) decoding.push_back(sequence);
+    if (IsResumable(*sequence)) growing.push_back(sequence);
   }
   bool preempted = false;
-  for (Sequence* sequence : decoding) {
-    while (sequence->phase == Phase::kDecoding &&
-           sequence->blocks.size() * kernels::kBlockTokens < sequence->tokens.size()) {
+  for (Sequence* sequence : growing) {
+    while (IsResumable(*sequence) && static_cast<int>(sequence->blocks.size()) <
+                                         BlocksToHold(*sequence, sequence->computed)) {
       auto block = pool.Allocate(1);
       if (block.ok()) {
         sequence->blocks.push_back(block->front());
@@ -70,13 +79,9 @@ bool Engine::State::MakeRoomForDecode() {
 // There is at least one sequence to take: the one that asks.
 bool Engine::State::PreemptYoungest() {
   for (auto it = running.rbegin(); it != running.rend(); ++it) {
-    Sequence& sequence = *it->second;
-    const bool resumable =
-        sequence.phase == Phase::kDecoding || sequence.phase == Phase::kPrefilling;
-    if (resumable && !sequence.request->is_prefill) {
-      Preempt(sequence);
-      return true;
-    }
+    if (!IsResumable(*it->second)) continue;
+    Preempt(*it->second);
+    return true;
   }
   CHECK(false) << "no sequence to preempt";
   return false;
@@ -130,7 +135,8 @@ BatchSequence Engine::State::RowsOf(const BatchEntry& entry) const {
           .blocks = sequence.blocks,
           .adapter = entry.writer->adapter.get(),
           .reader = decoding ? model.reader() : nullptr,
-          .wants_logits = decoding};
+          .wants_logits = decoding,
+          .long_context = InLongContext(sequence)};
 }
 
 // One pass for each set of base weights in the batch.
@@ -183,6 +189,7 @@ void Engine::State::NotePace(absl::Duration took) {
 void Engine::State::Advance(Sequence& sequence, int rows, std::span<float> own_logits) {
   sequence.computed += rows;
   Publish(sequence);
+  ReleaseHidden(sequence);
   if (sequence.phase == Phase::kDecoding) {
     TakeToken(sequence, own_logits);
     return;
@@ -220,6 +227,9 @@ void Engine::State::TakeToken(Sequence& sequence, std::span<float> own_logits) {
     Finish(sequence, FinishReason::kStop, absl::OkStatus());
   } else if (outputs >= r.sampling.max_tokens) {
     Finish(sequence, FinishReason::kLength, absl::OkStatus());
+  } else if (LeavesShortContext(sequence)) {
+    sequence.keys.clear();
+    Preempt(sequence);
   }
 }
 

@@ -143,6 +143,7 @@ void Engine::EndDelivery(RequestId id) {
   r.await_blocks = false;
   sequence->phase = Phase::kPrefilling;
   state_->Publish(*sequence);
+  state_->ReleaseHidden(*sequence);
   state_->StopAwaiting(*sequence);
   if (sequence->computed == sequence->goal()) {
     state_->EndPrompt(*sequence);

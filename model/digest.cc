@@ -17,6 +17,16 @@ void AddRope(const ModelConfig& config, DigestBuilder& digest) {
         scaling.beta_fast, scaling.beta_slow, scaling.attention_factor}) {
     AddDouble(value, digest);
   }
+  for (const std::vector<double>* divisors : {&scaling.short_divisors, &scaling.long_divisors}) {
+    for (double value : *divisors) AddDouble(value, digest);
+  }
+}
+
+// Above the first layer keys and values depend on what the layers below saw.
+void AddWindow(const AttentionWindow& window, DigestBuilder& digest) {
+  if (window.tokens == 0) return;
+  digest.AddString("window").AddInt(window.tokens);
+  for (bool windowed : window.layers) digest.AddInt(windowed);
 }
 
 }  // namespace
@@ -42,6 +52,7 @@ Digest DigestOfBase(const ModelConfig& config, kernels::DType dtype, const Tenso
   }
   AddDouble(config.norm_eps, digest);
   AddRope(config, digest);
+  AddWindow(config.window, digest);
   for (const auto& [name, tensor] : tensors) digest.AddString(name).AddString(tensor.AsBytes());
   return digest.Finish();
 }

@@ -44,7 +44,7 @@ void ForwardPass::Begin(std::span<const BatchSequence> batch) {
   sequences_.clear();
   groups_.clear();
   tokens_.clear();
-  positions_.clear();
+  places_.clear();
   for (const BatchSequence& sequence : batch) {
     const int rows = static_cast<int>(sequence.tokens.size());
     const int row_begin = static_cast<int>(tokens_.size());
@@ -58,12 +58,14 @@ void ForwardPass::Begin(std::span<const BatchSequence> batch) {
                           .blocks = sequence.blocks.data()});
     AddRows(row_begin, rows, sequence.adapter);
     tokens_.insert(tokens_.end(), sequence.tokens.begin(), sequence.tokens.end());
-    for (int i = 0; i < rows; ++i) positions_.push_back(sequence.context + i);
+    for (int i = 0; i < rows; ++i) {
+      places_.push_back({sequence.context + i, sequence.long_context});
+    }
   }
   AddReaders(batch);
   rows_ = static_cast<int>(tokens_.size());
   SizeScratch();
-  transformer_->rope().Fill(positions_, cos_.data(), sin_.data(), pool_);
+  transformer_->rope().Fill(places_, cos_.data(), sin_.data(), pool_);
 }
 
 // Readers lie behind all writers, so that those of one adapter lie together.
@@ -74,7 +76,7 @@ void ForwardPass::AddReaders(std::span<const BatchSequence> batch) {
     sequences_[i].reader_row = row;
     AddRows(row, 1, batch[i].reader);
     tokens_.push_back(batch[i].tokens.back());
-    positions_.push_back(sequences_[i].context + sequences_[i].rows - 1);
+    places_.push_back({sequences_[i].context + sequences_[i].rows - 1, batch[i].long_context});
   }
 }
 
@@ -188,6 +190,7 @@ void ForwardPass::Attend(int layer, kernels::KvMemory kv) {
                        .out_stride = config().q_size(),
                        .heads = config().heads,
                        .scale = 1.0f / std::sqrt(static_cast<float>(config().head_dim)),
+                       .window = config().window.of_layer(layer),
                        .sequences = sequences_,
                        .layer = layer,
                        .kv = kv},

@@ -30,6 +30,7 @@ struct BatchSequence {
   const Adapter* adapter = nullptr;          // writes the K/V; null: the base
   const Adapter* reader = nullptr;           // predicts; null: what writes also predicts
   bool wants_logits = false;                 // of the last row
+  bool long_context = false;                 // it has outgrown ModelConfig::short_context
 };
 
 // Not thread safe: one engine owns a ForwardPass. `pool` must outlive it.
@@ -78,7 +79,7 @@ class ForwardPass {
   std::vector<AdapterGroup> groups_;
   std::vector<kernels::AdapterRows> adapter_rows_;  // of one linear layer
   std::vector<TokenId> tokens_;
-  std::vector<int> positions_;
+  std::vector<Rope::Place> places_;
   std::vector<float> cos_, sin_;  // [rows, head_dim / 2]
   std::vector<float> x_;          // [rows, hidden], the residual stream
   std::vector<float> normed_;     // [rows, hidden]

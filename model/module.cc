@@ -41,6 +41,13 @@ absl::Status CheckFits(const Transformer& base, const Transformer& other) {
                         "positions in shared K/V would not mean the same",
                         b.rope_theta, a.rope_theta));
   }
+  if (!(a.window == b.window)) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "attention windows of %d tokens on %d layers, but the base has %d on %d: what one no "
+        "longer "
+        "keeps the other would read",
+        b.window.tokens, b.window.layers_windowed(), a.window.tokens, a.window.layers_windowed()));
+  }
   return absl::OkStatus();
 }
 

@@ -47,11 +47,13 @@ TEST(ModelConfigTest, TakesTheDefaultsOfLlama) {
 }
 
 TEST(ModelConfigTest, TakesTheDefaultsOfMistral) {
-  // A window of 4096 is the default; null switches it off.
   Json json = Minimal("MistralForCausalLM");
-  EXPECT_EQ(Parsed(json).positions_max, 4096);
-  json["sliding_window"] = nullptr;
   EXPECT_EQ(Parsed(json).positions_max, 131072);
+  EXPECT_EQ(Parsed(json).context_reason, "the default of MistralForCausalLM");
+  // A window of 4096 in every layer is the default; null switches it off.
+  EXPECT_EQ(Parsed(json).window.of_all_layers(), 4096);
+  json["sliding_window"] = nullptr;
+  EXPECT_EQ(Parsed(json).window, AttentionWindow{});
   json["attention_bias"] = true;  // not a setting of this architecture
   EXPECT_FALSE(Parsed(json).qkv_bias);
 }
@@ -63,10 +65,15 @@ TEST(ModelConfigTest, TakesTheDefaultsOfQwen2) {
   EXPECT_FALSE(config.o_bias || config.qk_norm);
   EXPECT_EQ(config.head_dim, 8);
   EXPECT_EQ(config.positions_max, 32768);
-  json["sliding_window"] = 512;  // counts only with the switch
-  EXPECT_EQ(Parsed(json).positions_max, 32768);
+  json["sliding_window"] = 512;  // counts only with the switch, from layer 28 on
+  EXPECT_EQ(Parsed(json).window, AttentionWindow{});
   json["use_sliding_window"] = true;
-  EXPECT_EQ(Parsed(json).positions_max, 512);
+  EXPECT_EQ(Parsed(json).window, AttentionWindow{});
+  json["max_window_layers"] = 1;
+  EXPECT_EQ(Parsed(json).window, (AttentionWindow{512, {false, true}}));
+  EXPECT_EQ(Parsed(json).window.of_all_layers(), 0);
+  json["max_window_layers"] = 0;
+  EXPECT_EQ(Parsed(json).window.of_all_layers(), 512);
 }
 
 TEST(ModelConfigTest, TakesTheDefaultsOfQwen3) {
@@ -78,8 +85,43 @@ TEST(ModelConfigTest, TakesTheDefaultsOfQwen3) {
   json["attention_bias"] = true;
   EXPECT_TRUE(Parsed(json).qkv_bias && Parsed(json).o_bias);
   json["layer_types"] = {"full_attention", "sliding_attention"};
+  json["use_sliding_window"] = true;
   json["sliding_window"] = 64;
-  EXPECT_EQ(Parsed(json).positions_max, 64);
+  EXPECT_EQ(Parsed(json).window, (AttentionWindow{64, {false, true}}));
+}
+
+TEST(ModelConfigTest, TakesLayerTypesForWhichLayersHaveAWindow) {
+  Json json = Minimal("MistralForCausalLM");
+  json["sliding_window"] = 64;
+  json["layer_types"] = {"sliding_attention", "full_attention"};
+  EXPECT_EQ(Parsed(json).window, (AttentionWindow{64, {true, false}}));
+  json["layer_types"] = {"full_attention", "full_attention"};
+  EXPECT_EQ(Parsed(json).window, AttentionWindow{});
+  json.erase("layer_types");
+  EXPECT_EQ(Parsed(json).window.of_layer(1), 64);
+  json["sliding_window"] = 131072;  // as long as the context: it hides nothing
+  EXPECT_EQ(Parsed(json).window, AttentionWindow{});
+}
+
+TEST(ModelConfigTest, RefusesWindowsThatAreAtOdds) {
+  const auto refusal = [](Json json) {
+    return std::string(ParseModelConfig(json).status().message());
+  };
+  Json json = Minimal("MistralForCausalLM");
+  json["layer_types"] = {"sliding_attention"};
+  EXPECT_THAT(refusal(json), HasSubstr("'layer_types': expected a list of 2 names"));
+  json["layer_types"] = {"sliding_attention", "chunked_attention"};
+  EXPECT_THAT(refusal(json), HasSubstr("\"chunked_attention\" is not known"));
+  json["layer_types"] = {"sliding_attention", "full_attention"};
+  json["sliding_window"] = nullptr;
+  EXPECT_THAT(refusal(json), HasSubstr("sliding_window is null"));
+  json["sliding_window"] = 0;
+  EXPECT_THAT(refusal(json), HasSubstr("'sliding_window': 0 is not within"));
+  json["architectures"] = {"Qwen3ForCausalLM"};
+  json["sliding_window"] = 64;
+  EXPECT_THAT(refusal(json), HasSubstr("use_sliding_window is not true"));
+  json["architectures"] = {"LlamaForCausalLM"};
+  EXPECT_THAT(refusal(json), HasSubstr("not known for LlamaForCausalLM"));
 }
 
 TEST(ModelConfigTest, KnowsAnArchitectureByItsModelType) {
@@ -137,6 +179,16 @@ TEST(ModelConfigTest, NamesTheFieldAndItsValue) {
         {"low_freq_factor", 4},
         {"original_max_position_embeddings", 64}},
        "'high_freq_factor': 4 is not above low_freq_factor = 4"},
+      {"rope_scaling", {{"rope_type", "dynamic"}}, "field 'factor' is missing"},
+      {"rope_scaling",
+       {{"rope_type", "longrope"}, {"short_factor", {1, 1}}},
+       "'short_factor': expected a list of 4 numbers, half of head_dim, found [1,1]"},
+      {"rope_scaling",
+       {{"rope_type", "longrope"}, {"short_factor", {1, 1, 1, 0}}},
+       "'short_factor': 0 is not a number within"},
+      {"rope_scaling",
+       {{"rope_type", "longrope"}, {"short_factor", {1, 1, 1, 1}}},
+       "'long_factor': expected a list of 4 numbers, half of head_dim, found none"},
       {"rope_scaling", {{"rope_type", "yarn"}, {"beta_slow", 64}}, "'beta_slow': 64"},
       {"rope_scaling", {{"rope_type", "yarn"}, {"attention_factor", -1}}, "'attention_factor': -1"},
       {"tie_word_embeddings", 1, "'tie_word_embeddings'"},
@@ -160,8 +212,8 @@ TEST(ModelConfigTest, NamesWhatIsNotKnown) {
     const char* message;
   } kRefusals[] = {
       {"architectures", {"GPT2LMHeadModel"}, "'GPT2LMHeadModel' is not known; known are Llama"},
-      {"rope_scaling", {{"rope_type", "longrope"}}, "'rope_type': 'longrope' is not known"},
-      {"rope_scaling", {{"type", "dynamic"}, {"factor", 2}}, "'dynamic' is not known"},
+      {"rope_scaling", {{"rope_type", "su"}}, "'rope_type': 'su' is not known"},
+      {"rope_scaling", {{"type", "dynamic"}, {"factor", 2}, {"alpha", 1000}}, "'alpha'"},
       {"rope_parameters", {{"full_attention", Json::object()}}, "'rope_parameters.full_attention'"},
       {"rope_scaling", {{"rope_type", "yarn"}, {"truncate", false}}, "'truncate'"},
       {"hidden_act", "gelu", "'hidden_act': 'gelu'"},
@@ -210,12 +262,52 @@ TEST(ModelConfigTest, ReadsYarnAndItsLongerContext) {
   EXPECT_EQ(config.rope_scaling.beta_slow, 1);
   EXPECT_NEAR(config.rope_scaling.attention_factor, 1 + 0.1 * std::log(4.0), 1e-15);
   EXPECT_EQ(config.positions_max, 8192);
+  EXPECT_EQ(config.context_reason, "rope yarn, factor 4 of 2048");
   json["rope_scaling"]["attention_factor"] = 1.25;
   EXPECT_EQ(Parsed(json).rope_scaling.attention_factor, 1.25);
   json["rope_scaling"].erase("attention_factor");
   json["rope_scaling"]["mscale"] = 1;
   json["rope_scaling"]["mscale_all_dim"] = 1;
   EXPECT_EQ(Parsed(json).rope_scaling.attention_factor, 1);
+}
+
+TEST(ModelConfigTest, ReadsDynamicAndItsLongerContext) {
+  const ModelConfig config = Parsed(With("rope_scaling", {{"type", "dynamic"}, {"factor", 2.5}}));
+  EXPECT_EQ(config.rope_scaling.kind, RopeScaling::Kind::kDynamic);
+  EXPECT_EQ(config.rope_scaling.original_positions, 2048);
+  EXPECT_EQ(config.positions_max, 5120);
+  EXPECT_EQ(config.context_reason, "rope dynamic, factor 2.5 of 2048");
+  EXPECT_EQ(config.short_context(), 0);
+}
+
+TEST(ModelConfigTest, ReadsLongRopeWhereverTheOriginalContextIsWritten) {
+  const Json rope = {
+      {"rope_type", "longrope"}, {"short_factor", {1, 1, 1.5, 2}}, {"long_factor", {1, 2, 4, 8}}};
+  Json json = With("rope_scaling", rope);
+  json["max_position_embeddings"] = 4096;
+  json["original_max_position_embeddings"] = 1024;
+  ModelConfig config = Parsed(json);
+  EXPECT_EQ(config.rope_scaling.short_divisors, (std::vector<double>{1, 1, 1.5, 2}));
+  EXPECT_EQ(config.rope_scaling.long_divisors, (std::vector<double>{1, 2, 4, 8}));
+  EXPECT_EQ(config.positions_max, 4096);
+  EXPECT_EQ(config.context_reason, "max_position_embeddings");
+  EXPECT_EQ(config.short_context(), 1024);
+  EXPECT_NEAR(config.rope_scaling.attention_factor, std::sqrt(1 + std::log(4) / std::log(1024)),
+              1e-15);
+
+  json.erase("original_max_position_embeddings");
+  json["rope_scaling"]["original_max_position_embeddings"] = 1024;
+  EXPECT_EQ(Parsed(json).rope_scaling, config.rope_scaling);
+
+  json["rope_scaling"].erase("original_max_position_embeddings");
+  EXPECT_THAT(std::string(ParseModelConfig(json).status().message()),
+              HasSubstr("in 'rope_scaling': field 'factor' is missing"));
+  json["rope_scaling"]["factor"] = 4;
+  json["max_position_embeddings"] = 1024;
+  EXPECT_EQ(Parsed(json).rope_scaling, config.rope_scaling);
+  EXPECT_EQ(Parsed(json).positions_max, 4096);
+  json["rope_scaling"]["attention_factor"] = 1.5;
+  EXPECT_EQ(Parsed(json).rope_scaling.attention_factor, 1.5);
 }
 
 TEST(ModelConfigTest, AddsTheEndsOfTextOfTheGenerationConfig) {

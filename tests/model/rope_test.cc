@@ -24,10 +24,10 @@ double Plain(int i, int head_dim, double theta) {
 
 TEST(RopeTest, TurnsPairsByPowersOfTheta) {
   const Rope rope(Config(64, 500000));
-  ASSERT_EQ(rope.frequencies().size(), 32u);
-  EXPECT_EQ(rope.frequencies()[0], 1);
+  ASSERT_EQ(rope.FrequenciesAt({}).size(), 32u);
+  EXPECT_EQ(rope.FrequenciesAt({})[0], 1);
   for (int i = 0; i < 32; ++i) {
-    EXPECT_NEAR(rope.frequencies()[i], Plain(i, 64, 500000), 1e-15) << i;
+    EXPECT_NEAR(rope.FrequenciesAt({})[i], Plain(i, 64, 500000), 1e-15) << i;
   }
   EXPECT_EQ(rope.amplitude(), 1);
 }
@@ -35,7 +35,7 @@ TEST(RopeTest, TurnsPairsByPowersOfTheta) {
 TEST(RopeTest, StretchesAllAlikeWhenLinear) {
   const Rope rope(Config(16, 10000, {.kind = RopeScaling::Kind::kLinear, .factor = 4}));
   for (int i = 0; i < 8; ++i) {
-    EXPECT_NEAR(rope.frequencies()[i], Plain(i, 16, 10000) / 4, 1e-15) << i;
+    EXPECT_NEAR(rope.FrequenciesAt({})[i], Plain(i, 16, 10000) / 4, 1e-15) << i;
   }
   EXPECT_EQ(rope.amplitude(), 1);
 }
@@ -63,7 +63,7 @@ TEST(RopeTest, StretchesLongWavesWhenLlama3) {
     } else {
       ++kept;
     }
-    EXPECT_NEAR(rope.frequencies()[i], expected, 1e-14) << i;
+    EXPECT_NEAR(rope.FrequenciesAt({})[i], expected, 1e-14) << i;
   }
   EXPECT_GT(kept, 0);
   EXPECT_GT(blended, 0);
@@ -86,7 +86,7 @@ TEST(RopeTest, RampsOverDimensionsWhenYarn) {
   for (int i = 0; i < 64; ++i) {
     const double plain = Plain(i, 128, 1e6);
     const double ramp = i <= low ? 0 : i >= high ? 1 : (i - low) / (high - low);
-    EXPECT_NEAR(rope.frequencies()[i], plain * (1 - ramp) + plain / 4 * ramp, 1e-15) << i;
+    EXPECT_NEAR(rope.FrequenciesAt({})[i], plain * (1 - ramp) + plain / 4 * ramp, 1e-15) << i;
   }
   EXPECT_NEAR(rope.amplitude(), 1 + 0.1 * std::log(4.0), 1e-15);
 }
@@ -107,17 +107,54 @@ TEST(RopeTest, FillsRowsOfAnyPositions) {
                          .original_positions = 64,
                          .attention_factor = 1.25};
   const Rope rope(Config(8, 10000, yarn));
-  std::vector<int> positions;
-  for (int i = 0; i < 40; ++i) positions.push_back(i * i * 911 % 100'003);
-  std::vector<float> cos(positions.size() * 4), sin(positions.size() * 4);
-  rope.Fill(positions, cos.data(), sin.data(), pool);
-  for (size_t row = 0; row < positions.size(); ++row) {
+  std::vector<Rope::Place> places;
+  for (int i = 0; i < 40; ++i) places.push_back({i * i * 911 % 100'003});
+  std::vector<float> cos(places.size() * 4), sin(places.size() * 4);
+  rope.Fill(places, cos.data(), sin.data(), pool);
+  for (size_t row = 0; row < places.size(); ++row) {
     for (int d = 0; d < 4; ++d) {
-      const double angle = positions[row] * rope.frequencies()[d];
+      const double angle = places[row].position * rope.FrequenciesAt({})[d];
       EXPECT_FLOAT_EQ(cos[row * 4 + d], static_cast<float>(1.25 * std::cos(angle)));
       EXPECT_FLOAT_EQ(sin[row * 4 + d], static_cast<float>(1.25 * std::sin(angle)));
     }
   }
+}
+
+// Within the original context nothing changes; behind it the base grows with the position.
+TEST(RopeTest, StretchesWithThePositionWhenDynamic) {
+  const Rope rope(Config(
+      16, 10000, {.kind = RopeScaling::Kind::kDynamic, .factor = 2, .original_positions = 64}));
+  for (int position : {0, 1, 63}) {
+    for (int i = 0; i < 8; ++i) {
+      EXPECT_NEAR(rope.FrequenciesAt({position})[i], Plain(i, 16, 10000), 1e-15);
+    }
+  }
+  for (int position : {64, 65, 127, 1000}) {
+    const double theta = 10000 * std::pow(2.0 * (position + 1) / 64 - 1, 16.0 / 14);
+    for (int i = 0; i < 8; ++i) {
+      EXPECT_NEAR(rope.FrequenciesAt({position})[i], Plain(i, 16, theta), 1e-15) << position;
+    }
+  }
+  EXPECT_EQ(rope.amplitude(), 1);
+}
+
+TEST(RopeTest, HasTwoSetsOfFrequenciesWhenLongRope) {
+  const Rope rope(Config(8, 10000,
+                         {.kind = RopeScaling::Kind::kLongRope,
+                          .factor = 4,
+                          .original_positions = 64,
+                          .attention_factor = 1.2,
+                          .short_divisors = {1, 1, 1.5, 2},
+                          .long_divisors = {1, 2, 4, 8}}));
+  const double kShort[] = {1, 1, 1.5, 2};
+  const double kLong[] = {1, 2, 4, 8};
+  for (int i = 0; i < 4; ++i) {
+    for (int position : {0, 63, 64, 200}) {
+      EXPECT_NEAR(rope.FrequenciesAt({position, false})[i], Plain(i, 8, 10000) / kShort[i], 1e-15);
+      EXPECT_NEAR(rope.FrequenciesAt({position, true})[i], Plain(i, 8, 10000) / kLong[i], 1e-15);
+    }
+  }
+  EXPECT_EQ(rope.amplitude(), 1.2);
 }
 
 }  // namespace

@@ -1,0 +1,26 @@
+// Fields of config.json within bounds; errors name the field, its value and what is allowed.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/json.h"
+
+namespace chorale {
+
+// A value as an error shows it.
+std::string ShownField(const Json& value);
+// Whether the field is there and not null.
+bool IsFieldSet(const Json& object, std::string_view field);
+// The integer `field` within [low, high]; `fallback` 0 makes it required.
+absl::StatusOr<int> IntWithin(const Json& object, std::string_view field, int64_t fallback,
+                              int64_t low, int64_t high);
+absl::StatusOr<double> NumberWithin(const Json& object, std::string_view field, double fallback,
+                                    double low, double high);
+// Puts where the error was found before its message.
+absl::Status Within(std::string_view place, const absl::Status& status);
+
+}  // namespace chorale

@@ -1,0 +1,215 @@
+#include "model/config_rope.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "model/config_fields.h"
+
+namespace chorale {
+namespace {
+
+constexpr double kFactorMax = 1e6;
+constexpr char kOriginal[] = "original_max_position_embeddings";
+
+// mscale of the YaRN paper's temperature, as DeepSeek's checkpoints write it.
+double YarnScale(double factor, double mscale) {
+  return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1;
+}
+
+absl::Status ReadFactor(const Json& json, RopeScaling& rope) {
+  if (!IsFieldSet(json, "factor")) return absl::InvalidArgumentError("field 'factor' is missing");
+  ASSIGN_OR_RETURN(rope.factor, NumberWithin(json, "factor", 1, 1, kFactorMax));
+  return absl::OkStatus();
+}
+
+// The context becomes `factor` times as long.
+void Stretch(double factor, int original, ModelConfig& config) {
+  const double stretched =
+      std::clamp<double>(factor * original, config.positions_max, kPositionsMax);
+  if (stretched > config.positions_max) {
+    config.context_reason = absl::StrFormat("rope %s, factor %g of %d",
+                                            NameOf(config.rope_scaling.kind), factor, original);
+  }
+  config.positions_max = static_cast<int>(stretched);
+}
+
+absl::Status ParseYarn(const Json& json, ModelConfig& config) {
+  RopeScaling& rope = config.rope_scaling;
+  ASSIGN_OR_RETURN(rope.original_positions,
+                   IntWithin(json, kOriginal, config.positions_max, 1, kPositionsMax));
+  const double ratio =
+      std::max(1.0, static_cast<double>(config.positions_max) / rope.original_positions);
+  ASSIGN_OR_RETURN(rope.factor, NumberWithin(json, "factor", ratio, 1, kFactorMax));
+  ASSIGN_OR_RETURN(rope.beta_fast, NumberWithin(json, "beta_fast", 32, 1e-3, 1e6));
+  ASSIGN_OR_RETURN(rope.beta_slow, NumberWithin(json, "beta_slow", 1, 1e-3, rope.beta_fast));
+  ASSIGN_OR_RETURN(const double mscale, NumberWithin(json, "mscale", 0, 0, 100));
+  ASSIGN_OR_RETURN(const double mscale_all, NumberWithin(json, "mscale_all_dim", 0, 0, 100));
+  const double derived = mscale > 0 && mscale_all > 0
+                             ? YarnScale(rope.factor, mscale) / YarnScale(rope.factor, mscale_all)
+                             : YarnScale(rope.factor, 1);
+  ASSIGN_OR_RETURN(rope.attention_factor,
+                   NumberWithin(json, "attention_factor", derived, 1e-3, 1e3));
+  ASSIGN_OR_RETURN(const bool truncate, JsonBool(json, "truncate", true));
+  if (!truncate) {
+    return absl::UnimplementedError("field 'truncate': false is not known for yarn; true is");
+  }
+  Stretch(rope.factor, rope.original_positions, config);
+  return absl::OkStatus();
+}
+
+absl::Status ParseLlama3(const Json& json, RopeScaling& rope) {
+  RETURN_IF_ERROR(ReadFactor(json, rope));
+  ASSIGN_OR_RETURN(rope.low_freq_factor, NumberWithin(json, "low_freq_factor", 1, 1e-3, 1e6));
+  ASSIGN_OR_RETURN(rope.high_freq_factor, NumberWithin(json, "high_freq_factor", 4, 1e-3, 1e6));
+  ASSIGN_OR_RETURN(rope.original_positions, IntWithin(json, kOriginal, 0, 1, kPositionsMax));
+  if (rope.high_freq_factor <= rope.low_freq_factor) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field 'high_freq_factor': %g is not above low_freq_factor = %g",
+                        rope.high_freq_factor, rope.low_freq_factor));
+  }
+  return absl::OkStatus();
+}
+
+// The original context of dynamic scaling is what max_position_embeddings says.
+absl::Status ParseDynamic(const Json& json, ModelConfig& config) {
+  RopeScaling& rope = config.rope_scaling;
+  RETURN_IF_ERROR(ReadFactor(json, rope));
+  if (IsFieldSet(json, "alpha")) {
+    return absl::UnimplementedError("field 'alpha': not known for dynamic; factor is");
+  }
+  rope.original_positions = config.positions_max;
+  Stretch(rope.factor, rope.original_positions, config);
+  return absl::OkStatus();
+}
+
+// One divisor for each pair of dimensions.
+absl::StatusOr<std::vector<double>> ReadDivisors(const Json& json, std::string_view field,
+                                                 int count) {
+  const auto it = json.find(field);
+  if (it == json.end() || !it->is_array() || static_cast<int>(it->size()) != count) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field '%s': expected a list of %d numbers, half of head_dim, found %s",
+                        field, count, it == json.end() ? "none" : ShownField(*it)));
+  }
+  std::vector<double> divisors;
+  for (const Json& value : *it) {
+    if (!value.is_number() || !(value.get<double>() > 1e-6 && value.get<double>() < kFactorMax)) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "field '%s': %s is not a number within (1e-6, 1e6)", field, ShownField(value)));
+    }
+    divisors.push_back(value.get<double>());
+  }
+  return divisors;
+}
+
+// `config_json` may hold the original context in place of the rope's own object. Without either,
+// max_position_embeddings is the original and `factor` makes it longer.
+absl::Status ParseLongRope(const Json& json, const Json& config_json, ModelConfig& config) {
+  RopeScaling& rope = config.rope_scaling;
+  ASSIGN_OR_RETURN(rope.short_divisors, ReadDivisors(json, "short_factor", config.head_dim / 2));
+  ASSIGN_OR_RETURN(rope.long_divisors, ReadDivisors(json, "long_factor", config.head_dim / 2));
+  const Json& holder = IsFieldSet(json, kOriginal) ? json : config_json;
+  if (IsFieldSet(holder, kOriginal)) {
+    ASSIGN_OR_RETURN(rope.original_positions, IntWithin(holder, kOriginal, 0, 1, kPositionsMax));
+    const double ratio = static_cast<double>(config.positions_max) / rope.original_positions;
+    ASSIGN_OR_RETURN(rope.factor,
+                     NumberWithin(json, "factor", std::max(ratio, 1.0), 1, kFactorMax));
+  } else {
+    RETURN_IF_ERROR(ReadFactor(json, rope));
+    rope.original_positions = config.positions_max;
+    Stretch(rope.factor, rope.original_positions, config);
+  }
+  const double derived =
+      rope.factor <= 1 || rope.original_positions == 1
+          ? 1
+          : std::sqrt(1 + std::log(rope.factor) / std::log(rope.original_positions));
+  ASSIGN_OR_RETURN(rope.attention_factor,
+                   NumberWithin(json, "attention_factor", derived, 1e-3, 1e3));
+  return absl::OkStatus();
+}
+
+absl::Status ParseScaling(const Json& json, const Json& config_json, ModelConfig& config) {
+  using Kind = RopeScaling::Kind;
+  ASSIGN_OR_RETURN(const std::string legacy, JsonString(json, "type", "default"));
+  ASSIGN_OR_RETURN(const std::string name, JsonString(json, "rope_type", legacy));
+  RopeScaling& rope = config.rope_scaling;
+  if (name == "none") return absl::OkStatus();
+  for (Kind kind :
+       {Kind::kNone, Kind::kLinear, Kind::kDynamic, Kind::kLlama3, Kind::kYarn, Kind::kLongRope}) {
+    if (name != NameOf(kind)) continue;
+    rope.kind = kind;
+    switch (kind) {
+      case Kind::kNone:
+        return absl::OkStatus();
+      case Kind::kLinear:
+        return ReadFactor(json, rope);
+      case Kind::kDynamic:
+        return ParseDynamic(json, config);
+      case Kind::kLlama3:
+        return ParseLlama3(json, rope);
+      case Kind::kYarn:
+        return ParseYarn(json, config);
+      case Kind::kLongRope:
+        return ParseLongRope(json, config_json, config);
+    }
+  }
+  return absl::UnimplementedError(
+      absl::StrFormat("field 'rope_type': '%s' is not known; known are default, linear, dynamic, "
+                      "llama3, yarn, longrope",
+                      name.substr(0, 80)));
+}
+
+absl::Status ParseRopeObject(const Json& rope, const Json& config_json, ModelConfig& config) {
+  RETURN_IF_ERROR(ParseScaling(rope, config_json, config));
+  ASSIGN_OR_RETURN(config.rope_theta,
+                   NumberWithin(rope, "rope_theta", config.rope_theta, 1.001, 1e12));
+  ASSIGN_OR_RETURN(const double share, JsonNumber(rope, "partial_rotary_factor", 1));
+  if (share == 1) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrFormat("field 'partial_rotary_factor': %g is not known; 1 is", share));
+}
+
+}  // namespace
+
+const char* NameOf(RopeScaling::Kind kind) {
+  switch (kind) {
+    case RopeScaling::Kind::kNone:
+      return "default";
+    case RopeScaling::Kind::kLinear:
+      return "linear";
+    case RopeScaling::Kind::kDynamic:
+      return "dynamic";
+    case RopeScaling::Kind::kLlama3:
+      return "llama3";
+    case RopeScaling::Kind::kYarn:
+      return "yarn";
+    case RopeScaling::Kind::kLongRope:
+      return "longrope";
+  }
+  return "unknown";
+}
+
+absl::Status ParseRope(const Json& json, ModelConfig& config) {
+  ASSIGN_OR_RETURN(config.rope_theta, NumberWithin(json, "rope_theta", 10000, 1.001, 1e12));
+  for (const char* field : {"rope_scaling", "rope_parameters"}) {
+    if (!IsFieldSet(json, field)) continue;
+    const Json& rope = json[field];
+    if (!rope.is_object()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("field '%s': expected an object, found %s", field, ShownField(rope)));
+    }
+    for (const auto& [name, value] : rope.items()) {
+      if (!value.is_object()) continue;
+      return absl::UnimplementedError(absl::StrFormat(
+          "field '%s.%s': settings of their own per layer type are not known", field, name));
+    }
+    RETURN_IF_ERROR(Within(absl::StrFormat("in '%s'", field), ParseRopeObject(rope, json, config)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace chorale
