@@ -45,6 +45,8 @@ inline std::vector<float> LogitsOf(const Transformer& model, std::span<const Tok
   for (size_t i = 0; i < blocks.size(); ++i) {
     blocks[i] = static_cast<kernels::BlockId>(blocks.size() - 1 - i);
   }
+  const int short_context = model.config().short_context();
+  const bool long_context = short_context > 0 && count > short_context;
   Memory memory(model, static_cast<int>(blocks.size()));
   std::vector<float> logits;
   const int step = chunk == 0 ? count : chunk;
@@ -54,7 +56,8 @@ inline std::vector<float> LogitsOf(const Transformer& model, std::span<const Tok
                                  .context = done,
                                  .blocks = blocks,
                                  .adapter = adapter,
-                                 .wants_logits = done + rows == count};
+                                 .wants_logits = done + rows == count,
+                                 .long_context = long_context};
     logits = RunBatch(model, {&sequence, 1}, memory.kv());
   }
   return logits;
