@@ -62,6 +62,20 @@ TEST(BlockPool, EvictsAChainFromItsLeaf) {
   }
 }
 
+TEST(BlockPool, AReaderThatSeesTheLastBlocksNeedsNoOthers) {
+  BlockPool pool(6);
+  const auto blocks = *pool.Allocate(6);
+  PublishChain(pool, blocks, 0);
+  for (BlockId block : blocks) pool.Release(block);
+  ASSERT_TRUE(pool.Evict(blocks[1]));
+  const std::vector<BlockKey> keys = {KeyOf(0), KeyOf(1), KeyOf(2), KeyOf(3), KeyOf(4), KeyOf(5)};
+  EXPECT_EQ(pool.AcquirePrefix(keys), std::vector<BlockId>{blocks[0]});
+  EXPECT_EQ(pool.AcquirePrefix(keys, 2),
+            (std::vector<BlockId>{kNoBlock, kNoBlock, kNoBlock, kNoBlock, blocks[4], blocks[5]}));
+  EXPECT_EQ(pool.AcquirePrefix(std::span(keys).first(3), 2), std::vector<BlockId>{blocks[0]});
+  EXPECT_EQ(pool.AcquirePrefix(keys, 5), std::vector<BlockId>{blocks[0]});
+}
+
 TEST(BlockPool, TheFirstBlockUnderAKeyStays) {
   BlockPool pool(2);
   const auto blocks = *pool.Allocate(2);
@@ -233,6 +247,19 @@ class NaivePool {
     }
     return found;
   }
+  // Of a reader that sees the last `seen` blocks: the longest that it could go on from.
+  std::vector<BlockId> Prefix(const std::vector<BlockKey>& keys, int seen) const {
+    for (int end = static_cast<int>(keys.size()); end > 0; --end) {
+      std::vector<BlockId> found(end, kNoBlock);
+      bool whole = true;
+      for (int i = std::max(0, end - seen); i < end; ++i) {
+        found[i] = Find(keys[i]);
+        whole &= found[i] >= 0;
+      }
+      if (whole) return found;
+    }
+    return {};
+  }
   std::set<BlockKey> PublishedKeys() const {
     std::set<BlockKey> keys;
     for (const Block& block : blocks_) {
@@ -292,8 +319,10 @@ class TwoPools {
       PublishNext(live_[Draw(static_cast<int>(live_.size()))]);
     } else if (what < 7 && !live_.empty()) {
       std::swap(live_[Draw(static_cast<int>(live_.size()))], live_.back());
-      for (BlockId block : live_.back().blocks) pool_.Release(block), naive_.Release(block);
+      Release(live_.back());
       live_.pop_back();
+    } else if (what == 7 && !live_.empty() && Draw(2) == 0) {
+      Forget(live_[Draw(static_cast<int>(live_.size()))]);
     } else if (Draw(3) == 0) {
       SpoilOrEvict(Draw(pool_.blocks_total()));
     }
@@ -301,7 +330,9 @@ class TwoPools {
   }
   void ReleaseAll() {
     for (const Sequence& s : live_) {
-      for (BlockId block : s.blocks) pool_.Release(block);
+      for (BlockId block : s.blocks) {
+        if (block != kNoBlock) pool_.Release(block);
+      }
     }
     EXPECT_EQ(pool_.blocks_available(), pool_.blocks_total());
     EXPECT_TRUE(pool_.Allocate(pool_.blocks_total()).ok());
@@ -325,9 +356,13 @@ class TwoPools {
       s.keys.push_back(parent = MakeBlockKey(parent, tokens, Digest{}, ""));
     }
     ASSERT_EQ(pool_.MatchPrefix(s.keys), static_cast<int>(naive_.Prefix(s.keys).size()));
-    s.blocks = pool_.AcquirePrefix(s.keys);
-    ASSERT_EQ(s.blocks, naive_.Prefix(s.keys));
-    for (BlockId block : s.blocks) naive_.Acquire(block);
+    const int seen = 1 + Draw(10);
+    const auto expected = seen > 4 ? naive_.Prefix(s.keys) : naive_.Prefix(s.keys, seen);
+    s.blocks = seen > 4 ? pool_.AcquirePrefix(s.keys) : pool_.AcquirePrefix(s.keys, seen);
+    ASSERT_EQ(s.blocks, expected);
+    for (BlockId block : s.blocks) {
+      if (block != kNoBlock) naive_.Acquire(block);
+    }
     s.published = s.blocks.size();
     const int more = static_cast<int>(s.keys.size() - s.blocks.size());
     const auto fresh = pool_.Allocate(more);
@@ -338,7 +373,21 @@ class TwoPools {
       s.blocks.insert(s.blocks.end(), fresh->begin(), fresh->end());
       live_.push_back(std::move(s));
     } else {
-      for (BlockId block : s.blocks) pool_.Release(block), naive_.Release(block);
+      Release(s);
+    }
+  }
+  void Release(const Sequence& s) {
+    for (BlockId block : s.blocks) {
+      if (block != kNoBlock) pool_.Release(block), naive_.Release(block);
+    }
+  }
+  // Gives back the first block that is still there, if it was published: the window has moved on.
+  void Forget(Sequence& s) {
+    for (size_t i = 0; i < s.published; ++i) {
+      if (s.blocks[i] == kNoBlock) continue;
+      pool_.Release(s.blocks[i]), naive_.Release(s.blocks[i]);
+      s.blocks[i] = kNoBlock;
+      return;
     }
   }
   void PublishNext(Sequence& s) {
