@@ -7,8 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "model/text/jinja_eval.h"
-#include "model/text/jinja_parser.h"
+#include "model/jinja/eval.h"
+#include "model/jinja/parser.h"
 
 namespace chorale {
 

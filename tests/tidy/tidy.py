@@ -13,7 +13,8 @@ import sys
 THINKING = {
     'base': [],
     'kernels': ['base'],
-    'model/text': ['base'],
+    'model/jinja': ['base'],
+    'model/text': ['base', 'model/jinja'],
     'model': ['base', 'kernels', 'model/text'],
     'cache': ['base', 'kernels'],
     'engine': ['base', 'kernels', 'cache', 'model', 'model/text'],

@@ -1,14 +1,14 @@
 // The tests and functions, and how arguments find their parameters.
 
-#include "model/text/jinja_builtins.h"
+#include "model/jinja/builtins.h"
 
 #include <algorithm>
 #include <array>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "model/text/jinja_operators.h"
-#include "model/text/jinja_text.h"
+#include "model/jinja/operators.h"
+#include "model/jinja/text.h"
 
 namespace chorale::jinja {
 namespace {

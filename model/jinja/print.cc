@@ -6,8 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
-#include "model/text/jinja_text.h"
-#include "model/text/jinja_value.h"
+#include "model/jinja/text.h"
+#include "model/jinja/value.h"
 
 namespace chorale::jinja {
 namespace {

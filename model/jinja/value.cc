@@ -1,11 +1,11 @@
-#include "model/text/jinja_value.h"
+#include "model/jinja/value.h"
 
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "model/text/jinja_text.h"
+#include "model/jinja/text.h"
 
 namespace chorale::jinja {
 namespace {

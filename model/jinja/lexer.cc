@@ -1,4 +1,4 @@
-#include "model/text/jinja_lexer.h"
+#include "model/jinja/lexer.h"
 
 #include <algorithm>
 #include <utility>
@@ -7,7 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "model/text/jinja_text.h"
+#include "model/jinja/text.h"
 
 namespace chorale::jinja {
 namespace {

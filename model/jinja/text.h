@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "absl/status/status.h"
-#include "model/text/jinja_value.h"
+#include "model/jinja/value.h"
 
 namespace chorale::jinja {
 

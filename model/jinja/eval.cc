@@ -1,4 +1,4 @@
-#include "model/text/jinja_eval.h"
+#include "model/jinja/eval.h"
 
 #include <algorithm>
 #include <utility>
@@ -6,8 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "model/text/jinja_builtins.h"
-#include "model/text/jinja_operators.h"
+#include "model/jinja/builtins.h"
+#include "model/jinja/operators.h"
 
 namespace chorale::jinja {
 namespace {

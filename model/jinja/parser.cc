@@ -1,11 +1,11 @@
-#include "model/text/jinja_parser.h"
+#include "model/jinja/parser.h"
 
 #include <algorithm>
 #include <set>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "model/text/jinja_expression_parser.h"
+#include "model/jinja/expression_parser.h"
 
 namespace chorale::jinja {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "model/text/jinja_lexer.h"
+#include "model/jinja/lexer.h"
 
 namespace chorale::jinja {
 

@@ -8,8 +8,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "model/text/jinja_ast.h"
-#include "model/text/jinja_token_stream.h"
+#include "model/jinja/ast.h"
+#include "model/jinja/token_stream.h"
 
 namespace chorale::jinja {
 

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "model/text/jinja_value.h"
+#include "model/jinja/value.h"
 
 namespace chorale::jinja {
 

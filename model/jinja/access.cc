@@ -4,8 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "model/text/jinja_builtins.h"
-#include "model/text/jinja_text.h"
+#include "model/jinja/builtins.h"
+#include "model/jinja/text.h"
 
 namespace chorale::jinja {
 namespace {

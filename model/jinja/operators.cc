@@ -1,4 +1,4 @@
-#include "model/text/jinja_operators.h"
+#include "model/jinja/operators.h"
 
 #include <cmath>
 

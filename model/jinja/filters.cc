@@ -8,9 +8,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "model/text/jinja_builtins.h"
-#include "model/text/jinja_operators.h"
-#include "model/text/jinja_text.h"
+#include "model/jinja/builtins.h"
+#include "model/jinja/operators.h"
+#include "model/jinja/text.h"
 
 namespace chorale::jinja {
 namespace {

@@ -1,12 +1,12 @@
-#include "model/text/jinja_expression_parser.h"
+#include "model/jinja/expression_parser.h"
 
 #include <algorithm>
 #include <initializer_list>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "model/text/jinja_builtins.h"
-#include "model/text/jinja_parser.h"
+#include "model/jinja/builtins.h"
+#include "model/jinja/parser.h"
 
 namespace chorale::jinja {
 namespace {

@@ -1,10 +1,10 @@
-#include "model/text/jinja_token_stream.h"
+#include "model/jinja/token_stream.h"
 
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "model/text/jinja_builtins.h"
-#include "model/text/jinja_parser.h"
+#include "model/jinja/builtins.h"
+#include "model/jinja/parser.h"
 
 namespace chorale::jinja {
 

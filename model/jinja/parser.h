@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
-#include "model/text/jinja_ast.h"
+#include "model/jinja/ast.h"
 
 namespace chorale::jinja {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "model/text/jinja_value.h"
+#include "model/jinja/value.h"
 
 namespace chorale::jinja {
 

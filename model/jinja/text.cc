@@ -1,4 +1,4 @@
-#include "model/text/jinja_text.h"
+#include "model/jinja/text.h"
 
 #include <algorithm>
 #include <charconv>

@@ -5,7 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/json.h"
-#include "model/text/jinja_ast.h"
+#include "model/jinja/ast.h"
 
 namespace chorale::jinja {
 

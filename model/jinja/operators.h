@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
-#include "model/text/jinja_value.h"
+#include "model/jinja/value.h"
 
 namespace chorale::jinja {
 
