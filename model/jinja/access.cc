@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "model/jinja/ast.h"
 #include "model/jinja/builtins.h"
 #include "model/jinja/text.h"
 
@@ -25,8 +26,8 @@ Value LoopAttribute(const Value& value, std::string_view name) {
   if (name == "first") return Value::OfBool(loop.index == 0);
   if (name == "last") return Value::OfBool(loop.index == count - 1);
   if (name == "length") return Value::OfInt(count);
-  if (name == "depth") return Value::OfInt(1);
-  if (name == "depth0") return Value::OfInt(0);
+  if (name == "depth") return Value::OfInt(loop.level + 1);
+  if (name == "depth0") return Value::OfInt(loop.level);
   if (name == "previtem") {
     if (loop.index == 0) return Value::OfUndefined("there is no previous item");
     return loop.items[static_cast<size_t>(loop.index - 1)];
@@ -38,13 +39,34 @@ Value LoopAttribute(const Value& value, std::string_view name) {
   return NoAttribute(value, name);
 }
 
+// What Python's numbers have and no template was seen to read.
+bool IsNumberAttribute(std::string_view name) {
+  static constexpr std::string_view kNames[] = {
+      "as_integer_ratio", "bit_count",  "bit_length", "conjugate", "denominator",
+      "fromhex",          "from_bytes", "hex",        "imag",      "is_integer",
+      "numerator",        "real",       "to_bytes"};
+  return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
+}
+
+absl::StatusOr<Value> MacroAttribute(Rendering& r, const Value& value, std::string_view name) {
+  const Statement& macro = *(*value.As<const Macro*>())->statement;
+  if (name == "name") return Value::OfString(macro.text);
+  if (name == "catch_kwargs") return Value::OfBool(macro.uses_kwargs);
+  if (name == "catch_varargs") return Value::OfBool(macro.uses_varargs);
+  if (name == "caller") return Value::OfBool(macro.uses_caller);
+  if (name != "arguments") return NoAttribute(value, name);
+  std::vector<Value> names;
+  for (const std::string& argument : macro.names) names.push_back(Value::OfString(argument));
+  return MakeSequence(r.budget, std::move(names), Sequence::Type::kTuple);
+}
+
 absl::StatusOr<Value> ItemAt(Rendering& r, const Value& value, int64_t index) {
   const Value missing =
       Value::OfUndefined(absl::StrCat("a ", value.type_name(), " has no element ", index));
   if (const Sequence* sequence = value.sequence()) {
     const auto count = static_cast<int64_t>(sequence->items.size());
     if (index < 0) index += count;
-    if (sequence->type == Sequence::Type::kGenerator || index < 0 || index >= count) return missing;
+    if (!sequence->is_indexed() || index < 0 || index >= count) return missing;
     return sequence->items[static_cast<size_t>(index)];
   }
   const std::string& text = *value.string();
@@ -133,6 +155,19 @@ absl::StatusOr<Value> Attribute(Rendering& rendering, const Value& value, const 
       if (key == name) return attribute;
     }
   }
+  if (const Sequence* group = value.sequence(); group && group->is_group) {
+    if (name == "grouper") return group->items[0];
+    if (name == "list") return group->items[1];
+  }
+  if (const auto* cycler = value.As<std::shared_ptr<Cycler>>();
+      cycler && !(*cycler)->is_joiner && name == "current") {
+    return (*cycler)->items[(*cycler)->at];
+  }
+  if (value.is_number() && IsNumberAttribute(name)) {
+    return absl::UnimplementedError(
+        absl::StrCat("the attribute '", name, "' of a number is not supported"));
+  }
+  if (value.As<const Macro*>()) return MacroAttribute(rendering, value, name);
   if (value.As<std::shared_ptr<Loop>>()) return LoopAttribute(value, name);
   return NoAttribute(value, name);
 }
@@ -144,7 +179,7 @@ absl::StatusOr<Value> Slice(Rendering& rendering, const Value& value, const Valu
     return SliceText(rendering, *text, start, stop, step);
   }
   const Sequence* sequence = value.sequence();
-  if (!sequence || sequence->type == Sequence::Type::kGenerator) {
+  if (!sequence || !sequence->is_indexed()) {
     return Fault(absl::StrCat("a value of type '", value.type_name(), "' cannot be sliced"));
   }
   const auto count = static_cast<int64_t>(sequence->items.size());
@@ -153,7 +188,8 @@ absl::StatusOr<Value> Slice(Rendering& rendering, const Value& value, const Valu
   std::vector<Value> items;
   items.reserve(places.size());
   for (const int64_t place : places) items.push_back(sequence->items[static_cast<size_t>(place)]);
-  return MakeSequence(rendering.budget, std::move(items), sequence->type);
+  return MakeSequence(rendering.budget, std::move(items),
+                      sequence->is_list() ? Sequence::Type::kList : Sequence::Type::kTuple);
 }
 
 }  // namespace chorale::jinja

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -32,17 +33,32 @@ bool IsIterable(const Value& v) {
 }
 bool IsSequence(const Value& v) {
   return v.is_undefined() || v.string() || v.dictionary() ||
-         (v.sequence() && v.sequence()->type != Sequence::Type::kGenerator);
+         (v.sequence() && v.sequence()->is_indexed());
 }
 bool IsNumber(const Value& v) { return v.is_number(); }
-bool IsInteger(const Value& v) { return v.As<int64_t>() != nullptr; }
+bool IsInteger(const Value& v) { return v.As<int64_t>() || v.is_big(); }
+bool IsEscaped(const Value& v) { return v.is_markup(); }
+bool IsFilter(const Value& v) { return v.string() && FindFilter(*v.string()); }
+bool IsTest(const Value& v) { return v.string() && FindTest(*v.string()); }
 bool IsFloat(const Value& v) { return v.As<double>() != nullptr; }
 bool IsBoolean(const Value& v) { return v.As<bool>() != nullptr; }
 bool IsTrue(const Value& v) { return v.As<bool>() && *v.As<bool>(); }
 bool IsFalse(const Value& v) { return v.As<bool>() && !*v.As<bool>(); }
 bool IsCallable(const Value& v) {
-  return v.As<const Builtin*>() || v.As<const Statement*>() ||
-         v.As<std::shared_ptr<const Method>>();
+  const auto* cycler = v.As<std::shared_ptr<Cycler>>();
+  return v.As<const Builtin*>() || v.As<const Macro*>() || v.As<std::shared_ptr<Loop>>() ||
+         v.As<std::shared_ptr<const Method>>() || (cycler && (*cycler)->is_joiner);
+}
+
+// Whether both are one object: of values that have no place of their own, equal ones of one type.
+absl::StatusOr<Value> IsSame(Rendering& r, const Bound& bound) {
+  const Value& a = *bound.self;
+  const Value& b = bound[0];
+  if (std::string_view(a.type_name()) != b.type_name()) return Value::OfBool(false);
+  if (a.sequence()) return Value::OfBool(a.sequence() == b.sequence());
+  if (a.dictionary()) return Value::OfBool(a.dictionary() == b.dictionary());
+  ASSIGN_OR_RETURN(const bool same, Equal(r.budget, a, b));
+  return Value::OfBool(same);
 }
 
 enum class Comparison { kEq, kNe, kLt, kLe, kGt, kGe, kIn };
@@ -76,9 +92,16 @@ absl::StatusOr<Value> IsDivisibleBy(Rendering& r, const Bound& bound) {
 template <bool kUpper>
 absl::StatusOr<Value> IsCase(Rendering& r, const Bound& bound) {
   ASSIGN_OR_RETURN(const std::string text, ToText(r.budget, *bound.self));
-  const std::string same = kUpper ? Upper(text) : Lower(text);
-  const std::string other = kUpper ? Lower(text) : Upper(text);
-  return Value::OfBool(same == text && other != text);
+  bool any = false;
+  for (size_t at = 0; at < text.size(); at += CharacterBytes(text, at)) {
+    const uint32_t c = CodePointAt(text, at);
+    if (Is(kUpper ? CharacterKind::kLower : CharacterKind::kUpper, c) ||
+        Is(CharacterKind::kTitle, c)) {
+      return Value::OfBool(false);
+    }
+    any |= Is(kUpper ? CharacterKind::kUpper : CharacterKind::kLower, c);
+  }
+  return Value::OfBool(any);
 }
 
 absl::StatusOr<Value> Range(Rendering& r, const Bound& bound) {
@@ -99,7 +122,35 @@ absl::StatusOr<Value> Range(Rendering& r, const Bound& bound) {
     items.push_back(Value::OfInt(at));
     if (__builtin_add_overflow(at, step, &at)) break;
   }
-  return MakeSequence(r.budget, std::move(items));
+  ASSIGN_OR_RETURN(const Value list, MakeSequence(r.budget, std::move(items)));
+  auto range = std::make_shared<Sequence>(*list.sequence());
+  range->type = Sequence::Type::kRange;
+  range->shown =
+      absl::StrCat("range(", start, ", ", stop, step == 1 ? "" : absl::StrCat(", ", step), ")");
+  return Value(Value::Data(std::shared_ptr<const Sequence>(std::move(range))));
+}
+
+absl::StatusOr<Value> MakeCycler(Rendering& r, const Bound& bound) {
+  if (bound.rest.positional.empty() || !bound.rest.named.empty()) {
+    return Fault("cycler() needs values to choose from");
+  }
+  RETURN_IF_ERROR(r.budget.Steps(static_cast<int64_t>(bound.rest.positional.size())));
+  auto cycler = std::make_shared<Cycler>();
+  cycler->items = bound.rest.positional;
+  for (const Value& item : cycler->items) {
+    cycler->depth = std::max(cycler->depth, item.depth() + 1);
+  }
+  if (cycler->depth > kValueDepthMax) return Fault("a cycler's values are nested too deep");
+  return Value(Value::Data(std::move(cycler)));
+}
+
+absl::StatusOr<Value> MakeJoiner(Rendering&, const Bound& bound) {
+  auto joiner = std::make_shared<Cycler>();
+  joiner->is_joiner = true;
+  joiner->items = {bound.has(0) ? bound[0] : Value::OfString(", ")};
+  joiner->depth = joiner->items[0].depth() + 1;
+  if (joiner->depth > kValueDepthMax) return Fault("a joiner's value is nested too deep");
+  return Value(Value::Data(std::move(joiner)));
 }
 
 // The entries of namespace(...) and dict(...): of a mapping, then the named arguments.
@@ -107,9 +158,18 @@ absl::StatusOr<std::vector<std::pair<Value, Value>>> NamedEntries(const Bound& b
   std::vector<std::pair<Value, Value>> entries;
   if (bound.rest.positional.size() > 1) return Fault("expected one mapping at most");
   if (!bound.rest.positional.empty()) {
-    const Dictionary* dictionary = bound.rest.positional[0].dictionary();
-    if (!dictionary) return Fault("expected a mapping or named arguments");
-    entries = dictionary->entries;
+    const Value& from = bound.rest.positional[0];
+    if (const Dictionary* dictionary = from.dictionary()) {
+      entries = dictionary->entries;
+    } else {
+      Budget budget;  // of pairs that are there already
+      ASSIGN_OR_RETURN(const std::vector<Value> pairs, Items(budget, from));
+      for (const Value& item : pairs) {
+        ASSIGN_OR_RETURN(std::vector<Value> pair, Items(budget, item));
+        if (pair.size() != 2) return Fault("expected a mapping, or pairs");
+        entries.emplace_back(std::move(pair[0]), std::move(pair[1]));
+      }
+    }
   }
   for (const auto& [name, value] : bound.rest.named) {
     entries.emplace_back(Value::OfString(name), value);
@@ -189,8 +249,10 @@ const Builtin* FindTest(std::string_view name) {
       Builtin{"eq", &Compares<C::kEq>, {"other"}, 1},
       Builtin{"==", &Compares<C::kEq>, {"other"}, 1},
       Builtin{"equalto", &Compares<C::kEq>, {"other"}, 1},
+      Builtin{"escaped", &Is<&IsEscaped>},
       Builtin{"even", &IsEven},
       Builtin{"false", &Is<&IsFalse>},
+      Builtin{"filter", &Is<&IsFilter>},
       Builtin{"float", &Is<&IsFloat>},
       Builtin{"ge", &Compares<C::kGe>, {"other"}, 1},
       Builtin{">=", &Compares<C::kGe>, {"other"}, 1},
@@ -212,8 +274,10 @@ const Builtin* FindTest(std::string_view name) {
       Builtin{"none", &Is<&IsNone>},
       Builtin{"number", &Is<&IsNumber>},
       Builtin{"odd", &IsOdd},
+      Builtin{"sameas", &IsSame, {"other"}, 1},
       Builtin{"sequence", &Is<&IsSequence>},
       Builtin{"string", &Is<&IsString>},
+      Builtin{"test", &Is<&IsTest>},
       Builtin{"true", &Is<&IsTrue>},
       Builtin{"undefined", &Is<&IsUndefined>},
       Builtin{"upper", &IsCase<true>},
@@ -223,7 +287,9 @@ const Builtin* FindTest(std::string_view name) {
 
 const Builtin* FindFunction(std::string_view name) {
   static const std::array kFunctions = {
+      Builtin{"cycler", &MakeCycler, {}, 0, true},
       Builtin{"dict", &Dict, {}, 0, true},
+      Builtin{"joiner", &MakeJoiner, {"sep"}},
       Builtin{"namespace", &MakeNamespace, {}, 0, true},
       Builtin{"raise_exception", &RaiseException, {"message"}, 1},
       Builtin{"range", &Range, {"start", "stop", "step"}, 1},

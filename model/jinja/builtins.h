@@ -47,8 +47,8 @@ struct Builtin {
 const Builtin* FindFilter(std::string_view name);
 const Builtin* FindTest(std::string_view name);
 const Builtin* FindFunction(std::string_view name);
-// Whether any type has the method.
-bool IsMethod(std::string_view name);
+// A method of strings.
+const Builtin* FindTextMethod(std::string_view name);
 // Whether Python's type of `self` has an attribute of the name, known here or not.
 bool HasAttribute(const Value& self, std::string_view name);
 

@@ -55,6 +55,17 @@ class ExpressionParser {
     return std::move(node->operands[0]);
   }
 
+  absl::StatusOr<ExpressionPtr> FiltersOfBody(bool first_is_named) {
+    ExpressionPtr value = New(Type::kCaptured);
+    if (first_is_named) {
+      ASSIGN_OR_RETURN(value, Filter(std::move(value)));
+    }
+    while (tokens_.TakeOperator("|")) {
+      ASSIGN_OR_RETURN(value, Filter(std::move(value)));
+    }
+    return value;
+  }
+
  private:
   Node New(Type type, std::string text = "") const {
     auto node = std::make_unique<Expression>();
@@ -197,7 +208,7 @@ class ExpressionParser {
     if (token.type == TokenType::kInteger || token.type == TokenType::kFloat) {
       tokens_.Take();
       return Constant(token.type == TokenType::kFloat ? Value::OfFloat(token.real)
-                                                      : Value::OfInt(token.integer));
+                                                      : IntegerOf(token.text));
     }
     if (token.type == TokenType::kString) {
       std::string text;
@@ -220,15 +231,11 @@ class ExpressionParser {
     if (name == "true" || name == "True") return Constant(Value::OfBool(true));
     if (name == "false" || name == "False") return Constant(Value::OfBool(false));
     if (name == "none" || name == "None") return Constant(Value::OfNone());
-    if (name == "varargs" || name == "kwargs" || name == "caller" || name == "self") {
-      return tokens_.Unknown("variable", name);
-    }
+    if (name == "self") return tokens_.Unknown("variable", name);
+    tokens_.NoteName(name);
     for (const char* word : {"and", "or", "not", "in", "is", "if", "else"}) {
       if (name == word)
         return tokens_.Error(absl::StrCat("an expression is missing at '", name, "'"));
-    }
-    if (tokens_.Peek().type == TokenType::kOperator && tokens_.Peek().text == "(") {
-      tokens_.NoteCall(name, tokens_.Peek().line);
     }
     return New(Type::kName, name);
   }
@@ -275,13 +282,11 @@ class ExpressionParser {
   absl::StatusOr<ExpressionPtr> Dot(ExpressionPtr value) {
     const Token token = tokens_.Take();
     if (token.type == TokenType::kInteger) {
-      return Pair(Type::kIndex, "", std::move(value), Constant(Value::OfInt(token.integer)));
+      return Pair(Type::kIndex, "", std::move(value), Constant(IntegerOf(token.text)));
     }
     if (token.type != TokenType::kName) {
       return tokens_.Error(absl::StrCat("an attribute's name is missing before ", Shown(token)));
     }
-    const bool called = tokens_.Peek().type == TokenType::kOperator && tokens_.Peek().text == "(";
-    if (called && !IsMethod(token.text)) return tokens_.Unknown("method", token.text);
     Node node = New(Type::kAttribute, token.text);
     RETURN_IF_ERROR(Add(*node, std::move(value)));
     return ExpressionPtr(std::move(node));
@@ -321,8 +326,13 @@ class ExpressionParser {
     for (bool first = true; !tokens_.TakeOperator(")"); first = false) {
       if (!first) RETURN_IF_ERROR(tokens_.ExpectOperator(","));
       if (tokens_.TakeOperator(")")) break;
-      if (tokens_.TakeOperator("*")) return tokens_.Unknown("argument", "*");
-      if (tokens_.TakeOperator("**")) return tokens_.Unknown("argument", "**");
+      if (const bool twice = tokens_.TakeOperator("**"); twice || tokens_.TakeOperator("*")) {
+        ExpressionPtr& star = twice ? node.double_star : node.star;
+        if (star || node.double_star) return tokens_.Error("an argument with a star too many");
+        ASSIGN_OR_RETURN(star, Conditional(true));
+        RETURN_IF_ERROR(Deepen(node, star));
+        continue;
+      }
       if (tokens_.Peek().type == TokenType::kName && tokens_.Peek(1).text == "=" &&
           tokens_.Peek(1).type == TokenType::kOperator) {
         std::string name = tokens_.Take().text;
@@ -332,7 +342,9 @@ class ExpressionParser {
         node.named.emplace_back(std::move(name), std::move(value));
         continue;
       }
-      if (!node.named.empty()) return tokens_.Error("an argument follows a named argument");
+      if (!node.named.empty() || node.star || node.double_star) {
+        return tokens_.Error("an argument follows a named argument");
+      }
       ASSIGN_OR_RETURN(ExpressionPtr value, Conditional(true));
       RETURN_IF_ERROR(Add(node, std::move(value)));
     }
@@ -353,21 +365,6 @@ class ExpressionParser {
     }
   }
 
-  // map, select and the like take the name of another filter or test as their argument.
-  absl::Status CheckNamedArgument(const Expression& node) const {
-    const bool names_filter = node.text == "map";
-    const size_t at = node.text == "selectattr" || node.text == "rejectattr" ? 2 : 1;
-    if (!names_filter && at == 1 && node.text != "select" && node.text != "reject") {
-      return absl::OkStatus();
-    }
-    if (node.operands.size() <= at || node.operands[at]->type != Type::kConstant) {
-      return absl::OkStatus();
-    }
-    const std::string* name = node.operands[at]->constant.string();
-    if (!name || (names_filter ? FindFilter(*name) : FindTest(*name))) return absl::OkStatus();
-    return tokens_.Unknown(names_filter ? "filter" : "test", *name);
-  }
-
   absl::StatusOr<ExpressionPtr> Filter(ExpressionPtr value) {
     const Token name = tokens_.Take();
     if (name.type != TokenType::kName) {
@@ -375,10 +372,8 @@ class ExpressionParser {
     }
     Node node = New(Type::kFilter, name.text);
     node->builtin = FindFilter(name.text);
-    if (!node->builtin) return tokens_.Unknown("filter", name.text);
     RETURN_IF_ERROR(Add(*node, std::move(value)));
     if (tokens_.TakeOperator("(")) RETURN_IF_ERROR(CallArguments(*node));
-    RETURN_IF_ERROR(CheckNamedArgument(*node));
     return ExpressionPtr(std::move(node));
   }
 
@@ -404,7 +399,6 @@ class ExpressionParser {
     }
     Node node = New(Type::kTest, name.text);
     node->builtin = FindTest(name.text);
-    if (!node->builtin) return tokens_.Unknown("test", name.text);
     RETURN_IF_ERROR(Add(*node, std::move(value)));
     if (tokens_.TakeOperator("(")) {
       RETURN_IF_ERROR(CallArguments(*node));
@@ -429,6 +423,10 @@ class ExpressionParser {
 
 absl::StatusOr<ExpressionPtr> ParseExpression(TokenStream& tokens, bool with_conditional) {
   return ExpressionParser(tokens).Conditional(with_conditional);
+}
+
+absl::StatusOr<ExpressionPtr> ParseFiltersOfBody(TokenStream& tokens, bool first_is_named) {
+  return ExpressionParser(tokens).FiltersOfBody(first_is_named);
 }
 
 absl::StatusOr<ExpressionPtr> ParseTuple(TokenStream& tokens, bool with_conditional) {

@@ -17,4 +17,7 @@ absl::StatusOr<ExpressionPtr> ParseExpression(TokenStream& tokens, bool with_con
 // One expression, or a tuple of several with commas.
 absl::StatusOr<ExpressionPtr> ParseTuple(TokenStream& tokens, bool with_conditional = true);
 
+// A chain of filters over what a body writes (kCaptured): "| f | g", or "f | g" of a filter block.
+absl::StatusOr<ExpressionPtr> ParseFiltersOfBody(TokenStream& tokens, bool first_is_named = false);
+
 }  // namespace chorale::jinja

@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::string_view kTwoCharacterOperators[] = {"//", "**", "==", "!=", ">=", "<="};
 constexpr std::string_view kOperators = "+-/*%~[](){}><=.:|,;";
+constexpr size_t kDigitsMax = 1000;
 
 bool IsNameStart(char c) { return absl::ascii_isalpha(c) || c == '_'; }
 bool IsNamePart(char c) { return absl::ascii_isalnum(c) || c == '_'; }
@@ -78,7 +79,6 @@ class Lexer {
 
   // The text up to the next tag, stripped as the tag asks, and the tag.
   absl::Status TextAndTag() {
-    const bool at_line_start = at_ == 0 || source_[at_ - 1] == '\n';
     size_t tag = source_.find('{', at_);
     while (tag != std::string::npos &&
            (tag + 1 >= source_.size() ||
@@ -93,12 +93,7 @@ class Lexer {
     if (kind != '\0' && sign == '-') {
       text = Strip(text, nullptr, false, true);
     } else if (kind != '\0' && kind != '{' && sign != '+') {
-      const size_t newline = text.rfind('\n');
-      const size_t last_line = newline == std::string_view::npos ? 0 : newline + 1;
-      if ((last_line > 0 || at_line_start) &&
-          Strip(text.substr(last_line), nullptr, true, false).empty()) {
-        text = text.substr(0, last_line);
-      }
+      text = WithoutIndent(text, at_);
     }
     if (!text.empty()) Add(TokenType::kText, std::string(text));
     Advance(text_bytes);
@@ -106,8 +101,8 @@ class Lexer {
     const bool signed_tag = sign == '-' || sign == '+';
     Advance(signed_tag ? 3 : 2);
     if (kind == '#') return Comment();
+    if (kind == '%' && SeesRaw("raw")) return Raw();
     Add(kind == '{' ? TokenType::kOutputBegin : TokenType::kBlockBegin, "");
-    if (kind == '%') RETURN_IF_ERROR(RefuseRaw());
     return Expression(kind == '{' ? "}}" : "%}");
   }
 
@@ -128,12 +123,48 @@ class Lexer {
     }
   }
 
-  // What follows {% raw %} need not be tokens at all, so this cannot wait for the parser.
-  absl::Status RefuseRaw() {
-    SkipSpace();
-    if (!Sees("raw") || IsNamePart(Peek(3))) return absl::OkStatus();
-    return absl::UnimplementedError(
-        absl::StrCat("chat template line ", line_, ": the statement 'raw' is not supported"));
+  // Whether a tag that consists of `name` alone goes on here.
+  bool SeesRaw(std::string_view name) const {
+    std::string_view rest = Strip(Rest(), nullptr, true, false);
+    if (rest.substr(0, name.size()) != name) return false;
+    rest = Strip(rest.substr(name.size()), nullptr, true, false);
+    return rest.substr(0, 2) == "%}" || rest.substr(0, 3) == "-%}" || rest.substr(0, 3) == "+%}";
+  }
+
+  // Behind "{%" of {% raw %}. What follows need not be tokens at all.
+  absl::Status Raw() {
+    const size_t opened = source_.find("%}", at_);
+    const char sign = source_[opened - 1];
+    Advance(opened + 2 - at_);
+    AfterTag(sign, /*trims_newline=*/false);
+    const size_t begin = at_;
+    for (size_t tag = source_.find("{%", at_); tag != std::string::npos;
+         tag = source_.find("{%", tag + 2)) {
+      const char strips = tag + 2 < source_.size() ? source_[tag + 2] : '\0';
+      const size_t inside = tag + (strips == '-' || strips == '+' ? 3 : 2);
+      Advance(inside - at_);
+      if (!SeesRaw("endraw")) continue;
+      std::string_view text = std::string_view(source_).substr(begin, tag - begin);
+      if (strips == '-') text = Strip(text, nullptr, false, true);
+      if (strips != '-' && strips != '+') text = WithoutIndent(text, begin);
+      if (!text.empty()) Add(TokenType::kText, std::string(text));
+      const size_t closed = source_.find("%}", at_);
+      const char last = source_[closed - 1];
+      Advance(closed + 2 - at_);
+      AfterTag(last, true);
+      return absl::OkStatus();
+    }
+    return Error("'endraw' is missing");
+  }
+
+  // lstrip_blocks: white space between the start of a line and a tag goes. `begin` is where the
+  // text stands.
+  std::string_view WithoutIndent(std::string_view text, size_t begin) const {
+    const size_t newline = text.rfind('\n');
+    const size_t last_line = newline == std::string_view::npos ? 0 : newline + 1;
+    const bool at_line_start = last_line > 0 || begin == 0 || source_[begin - 1] == '\n';
+    const bool blank = Strip(text.substr(last_line), nullptr, true, false).empty();
+    return at_line_start && blank ? text.substr(0, last_line) : text;
   }
 
   absl::Status Expression(std::string_view end) {
@@ -207,13 +238,13 @@ class Lexer {
       }
       return i;
     };
-    if (part(0) == '0' && absl::ascii_isalpha(part(1)) && part(1) != 'e' && part(1) != 'E') {
-      return absl::UnimplementedError(
-          absl::StrCat("chat template line ", line_, ": only decimal numbers are supported"));
+    if (part(0) == '0' && std::string_view("xXoObB").find(part(1)) != std::string_view::npos) {
+      return PrefixedNumber();
     }
     size_t size = digits(0);
     bool is_float = false;
-    if (part(size) == '.' && absl::ascii_isdigit(part(size + 1))) {
+    const bool after_dot = at_ > 0 && source_[at_ - 1] == '.';  // nested.0.1 is two places
+    if (!after_dot && part(size) == '.' && absl::ascii_isdigit(part(size + 1))) {
       is_float = true;
       size = digits(size + 1);
     }
@@ -225,12 +256,43 @@ class Lexer {
     text.erase(std::remove(text.begin(), text.end(), '_'), text.end());
     Add(is_float ? TokenType::kFloat : TokenType::kInteger, text);
     Token& token = tokens_.back();
-    if (is_float ? !absl::SimpleAtod(text, &token.real) : !absl::SimpleAtoi(text, &token.integer)) {
+    if (is_float && !absl::SimpleAtod(text, &token.real)) {
       return Error(absl::StrCat("the number ", text, " is too large"));
     }
-    if (!is_float && text.size() > 1 && text[0] == '0' && token.integer != 0) {
+    if (!is_float && text.size() > 1 && text[0] == '0' &&
+        text.find_first_not_of('0') != std::string::npos) {
       return Error(absl::StrCat("the number ", text, " begins with 0"));
     }
+    if (text.size() > kDigitsMax) return Error("a number has too many digits");
+    Advance(size);
+    return absl::OkStatus();
+  }
+
+  // 0x, 0o or 0b and digits, which may have '_' before them.
+  absl::Status PrefixedNumber() {
+    const char kind = absl::ascii_tolower(Peek(1));
+    const int base = kind == 'x' ? 16 : kind == 'o' ? 8 : 2;
+    const std::string_view digits = base == 16 ? "0123456789abcdef" : base == 8 ? "01234567" : "01";
+    uint64_t value = 0;
+    size_t size = 2;
+    for (bool any = false;; ++size) {
+      const char c = absl::ascii_tolower(Peek(size));
+      if (c == '_' && digits.find(absl::ascii_tolower(Peek(size + 1))) != std::string_view::npos &&
+          Peek(size + 1) != '\0') {
+        continue;
+      }
+      const size_t digit = c == '\0' ? std::string_view::npos : digits.find(c);
+      if (digit == std::string_view::npos) {
+        if (!any) return Error("a number has no digits");
+        break;
+      }
+      any = true;
+      if (value > (uint64_t{1} << 63) / static_cast<uint64_t>(base)) {
+        return Error("a number with a prefix has more than 63 bits");
+      }
+      value = value * static_cast<uint64_t>(base) + digit;
+    }
+    Add(TokenType::kInteger, absl::StrCat(value));
     Advance(size);
     return absl::OkStatus();
   }

@@ -18,8 +18,8 @@ enum class TokenType {
   kBlockBegin,   // {%
   kBlockEnd,     // %}
   kName,
-  kString,  // unescaped
-  kInteger,
+  kString,   // unescaped
+  kInteger,  // text: decimal digits, also of more than 64 bits
   kFloat,
   kOperator,
   kEnd,
@@ -28,7 +28,6 @@ enum class TokenType {
 struct Token {
   TokenType type = TokenType::kEnd;
   std::string text;
-  int64_t integer = 0;
   double real = 0;
   int line = 1;
 };

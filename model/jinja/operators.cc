@@ -1,19 +1,22 @@
 #include "model/jinja/operators.h"
 
 #include <cmath>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "model/jinja/format.h"
+#include "model/jinja/text.h"
 
 namespace chorale::jinja {
 namespace {
+
+using Type = Sequence::Type;
 
 absl::Status WrongOperands(std::string_view operation, const Value& left, const Value& right) {
   return Fault(absl::StrCat("the operator '", std::string(operation), "' does not apply to '",
                             left.type_name(), "' and '", right.type_name(), "'"));
 }
-
-absl::Status Overflow() { return Fault("an integer exceeds 64 bits"); }
 
 absl::StatusOr<Value> Repeat(Budget& budget, const Value& value, int64_t times) {
   if (times < 0) times = 0;
@@ -40,40 +43,40 @@ absl::StatusOr<Value> Repeat(Budget& budget, const Value& value, int64_t times) 
   return MakeSequence(budget, std::move(items), sequence.type);
 }
 
-absl::StatusOr<Value> IntegerPower(int64_t base, int64_t exponent) {
-  int64_t result = 1;
-  while (exponent > 0) {
-    if ((exponent & 1) && __builtin_mul_overflow(result, base, &result)) return Overflow();
-    exponent >>= 1;
-    if (exponent > 0 && __builtin_mul_overflow(base, base, &base)) return Overflow();
-  }
-  return Value::OfInt(result);
+// Of integers of 64 bits, where the result is one too.
+std::optional<int64_t> OnSmallIntegers(std::string_view operation, int64_t a, int64_t b) {
+  int64_t result = 0;
+  if (operation == "+" && !__builtin_add_overflow(a, b, &result)) return result;
+  if (operation == "-" && !__builtin_sub_overflow(a, b, &result)) return result;
+  if (operation == "*" && !__builtin_mul_overflow(a, b, &result)) return result;
+  if ((operation != "//" && operation != "%") || b == 0 || b == -1) return std::nullopt;
+  const bool rounds_down = a % b != 0 && (a < 0) != (b < 0);
+  return operation == "//" ? a / b - (rounds_down ? 1 : 0) : a % b + (rounds_down ? b : 0);
 }
 
-absl::StatusOr<Value> OnIntegers(std::string_view operation, int64_t a, int64_t b) {
-  int64_t result = 0;
-  if (operation == "+") {
-    if (__builtin_add_overflow(a, b, &result)) return Overflow();
-  } else if (operation == "-") {
-    if (__builtin_sub_overflow(a, b, &result)) return Overflow();
-  } else if (operation == "*") {
-    if (__builtin_mul_overflow(a, b, &result)) return Overflow();
-  } else if (operation == "**") {
-    if (b >= 0) return IntegerPower(a, b);
-    if (a == 0) return Fault("0 cannot be raised to a negative power");
-    return Value::OfFloat(std::pow(static_cast<double>(a), static_cast<double>(b)));
-  } else {
-    if (b == 0) return Fault("division by zero");
-    if (operation == "/") return Value::OfFloat(static_cast<double>(a) / static_cast<double>(b));
-    if (b == -1) {
-      if (operation == "%") return Value::OfInt(0);
-      if (__builtin_sub_overflow(int64_t{0}, a, &result)) return Overflow();
-      return Value::OfInt(result);
+absl::StatusOr<Value> OnFloats(std::string_view operation, double a, double b);
+
+absl::StatusOr<Value> OnIntegers(Budget& budget, std::string_view operation, const Value& a,
+                                 const Value& b) {
+  if (operation == "/") {
+    const double quotient = a.number() / b.number();
+    if (b.number() != 0 && !std::isfinite(quotient)) {
+      return Fault("integers are too large to be divided");
     }
-    const bool rounds_down = a % b != 0 && (a < 0) != (b < 0);
-    result = operation == "//" ? a / b - (rounds_down ? 1 : 0) : a % b + (rounds_down ? b : 0);
+    return OnFloats(operation, a.number(), b.number());
   }
-  return Value::OfInt(result);
+  if (a.is_integer() && b.is_integer()) {
+    if (const auto small = OnSmallIntegers(operation, a.integer(), b.integer())) {
+      return Value::OfInt(*small);
+    }
+  }
+  if (operation == "**" && b.number() < 0) {
+    if (a.number() == 0) return Fault("0 cannot be raised to a negative power");
+    return Value::OfFloat(std::pow(a.number(), b.number()));
+  }
+  RETURN_IF_ERROR(budget.Bytes(kIntegerBitsMax));
+  ASSIGN_OR_RETURN(const BigInteger result, BigInteger::Apply(operation, a.big(), b.big()));
+  return Value::OfBig(result);
 }
 
 absl::StatusOr<Value> OnFloats(std::string_view operation, double a, double b) {
@@ -95,6 +98,16 @@ absl::StatusOr<Value> OnFloats(std::string_view operation, double a, double b) {
   return Value::OfFloat(std::round((a - remainder) / b));
 }
 
+// Text beside text that is escaped is escaped too.
+absl::StatusOr<Value> AddStrings(Budget& budget, const Value& left, const Value& right) {
+  const bool markup = left.is_markup() || right.is_markup();
+  const auto text = [&](const Value& value) {
+    return markup && !value.is_markup() ? EscapeHtml(*value.string()) : *value.string();
+  };
+  ASSIGN_OR_RETURN(const Value sum, MakeString(budget, absl::StrCat(text(left), text(right))));
+  return markup ? Value::OfMarkup(*sum.string()) : sum;
+}
+
 }  // namespace
 
 absl::StatusOr<Value> Arithmetic(Budget& budget, std::string_view operation, const Value& left,
@@ -107,18 +120,15 @@ absl::StatusOr<Value> Arithmetic(Budget& budget, std::string_view operation, con
   }
   if (left.is_undefined()) return UndefinedFault(left);
   if (right.is_undefined()) return UndefinedFault(right);
-  if (left.is_integer() && right.is_integer()) {
-    return OnIntegers(operation, left.integer(), right.integer());
-  }
+  const auto whole = [](const Value& value) { return value.is_integer() || value.is_big(); };
+  if (whole(left) && whole(right)) return OnIntegers(budget, operation, left, right);
   if (left.is_number() && right.is_number()) {
     return OnFloats(operation, left.number(), right.number());
   }
-  if (operation == "+" && left.string() && right.string()) {
-    return MakeString(budget, absl::StrCat(*left.string(), *right.string()));
-  }
+  if (operation == "+" && left.string() && right.string()) return AddStrings(budget, left, right);
   const auto repeatable = [](const Value& value) {
-    return value.string() ||
-           (value.sequence() && value.sequence()->type != Sequence::Type::kGenerator);
+    return value.string() || (value.sequence() && (value.sequence()->is_list() ||
+                                                   value.sequence()->type == Type::kTuple));
   };
   if (operation == "+" && left.sequence() && right.sequence() && repeatable(left) &&
       left.sequence()->type == right.sequence()->type) {
@@ -134,16 +144,16 @@ absl::StatusOr<Value> Arithmetic(Budget& budget, std::string_view operation, con
     return Repeat(budget, right, left.integer());
   }
   if (operation == "%" && left.string()) {
-    return absl::UnimplementedError("string formatting by '%' is not supported");
+    return FormatPercent(budget, *left.string(), right);
   }
   return WrongOperands(operation, left, right);
 }
 
 absl::StatusOr<Value> Negative(const Value& value, bool negate) {
   if (value.is_undefined()) return UndefinedFault(value);
-  if (value.is_integer()) {
-    if (!negate) return Value::OfInt(value.integer());
-    return OnIntegers("-", 0, value.integer());
+  if (value.is_integer() || value.is_big()) {
+    Budget budget;
+    return OnIntegers(budget, negate ? "-" : "+", Value::OfInt(0), value);
   }
   if (!value.is_number()) {
     return Fault(absl::StrCat("a sign does not apply to '", value.type_name(), "'"));

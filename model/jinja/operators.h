@@ -8,7 +8,7 @@
 
 namespace chorale::jinja {
 
-// + - * / // % ** and ~. Integers have 64 bits; a result beyond them is InvalidArgument.
+// + - * / // % ** and ~; % formats when a string stands before it.
 absl::StatusOr<Value> Arithmetic(Budget& budget, std::string_view operation, const Value& left,
                                  const Value& right);
 absl::StatusOr<Value> Negative(const Value& value, bool negate);

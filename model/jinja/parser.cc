@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -10,17 +11,19 @@
 namespace chorale::jinja {
 namespace {
 
-using StatementPtr = std::unique_ptr<Statement>;
+// Names that end a body; where they stand alone they are an error.
+const std::set<std::string_view>& Ends() {
+  static const std::set<std::string_view> kEnds = {
+      "else",    "elif",      "endif",    "endfor",        "endset",        "endmacro", "endwith",
+      "endcall", "endfilter", "endblock", "endautoescape", "endgeneration", "endraw"};
+  return kEnds;
+}
 
 class Parser {
  public:
   explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
 
-  absl::StatusOr<Body> Run() {
-    ASSIGN_OR_RETURN(Body body, ParseBody({}));
-    RETURN_IF_ERROR(tokens_.CheckCalls());
-    return body;
-  }
+  absl::StatusOr<Body> Run() { return ParseBody({}); }
 
  private:
   absl::StatusOr<Body> ParseBody(const std::set<std::string_view>& ends) {
@@ -57,32 +60,43 @@ class Parser {
     }
     const Token name = tokens_.Take();
     if (name.type != TokenType::kName) return tokens_.Error("a statement's name is missing");
-    if (name.text == "if") return ParseIf(statement);
-    if (name.text == "for") return ParseFor(statement);
-    if (name.text == "set") return ParseSet(statement);
-    if (name.text == "macro") return ParseMacro(statement);
-    if (name.text == "generation") {
-      statement.type = Statement::Type::kScope;
-      return ParseClosedBody(statement, "endgeneration");
+    struct Entry {
+      std::string_view name;
+      absl::Status (Parser::*parse)(Statement&);
+    };
+    static constexpr Entry kStatements[] = {
+        {"if", &Parser::ParseIf},
+        {"for", &Parser::ParseFor},
+        {"set", &Parser::ParseSet},
+        {"macro", &Parser::ParseMacro},
+        {"with", &Parser::ParseWith},
+        {"call", &Parser::ParseCallBlock},
+        {"filter", &Parser::ParseFilter},
+        {"block", &Parser::ParseBlock},
+        {"autoescape", &Parser::ParseAutoescape},
+        {"generation", &Parser::ParseGeneration},
+    };
+    for (const Entry& entry : kStatements) {
+      if (entry.name == name.text) return (this->*entry.parse)(statement);
     }
     if (name.text == "break" || name.text == "continue") {
       if (loops_ == 0) return tokens_.Error(absl::StrCat("'", name.text, "' is outside a loop"));
       statement.type = name.text == "break" ? Statement::Type::kBreak : Statement::Type::kContinue;
       return tokens_.Expect(TokenType::kBlockEnd, "%}");
     }
-    static const std::set<std::string_view> kStrayEnds = {
-        "else", "elif", "endif", "endfor", "endset", "endmacro", "endgeneration"};
-    if (kStrayEnds.count(name.text) > 0) {
+    if (Ends().count(name.text) > 0) {
       return tokens_.Error(absl::StrCat("'", name.text, "' stands alone"));
     }
     return tokens_.Unknown("statement", name.text);
   }
 
+  // "%}", a body, and the tag that ends it.
   absl::Status ParseClosedBody(Statement& statement, std::string_view end) {
     RETURN_IF_ERROR(tokens_.Expect(TokenType::kBlockEnd, "%}"));
-    ++scopes_;
     ASSIGN_OR_RETURN(statement.body, ParseBody({end}));
-    --scopes_;
+    return TakeEnd();
+  }
+  absl::Status TakeEnd() {
     tokens_.Take();
     tokens_.Take();
     return tokens_.Expect(TokenType::kBlockEnd, "%}");
@@ -92,7 +106,7 @@ class Parser {
     statement.type = Statement::Type::kIf;
     for (;;) {
       Statement::Branch branch;
-      ASSIGN_OR_RETURN(branch.condition, ParseTuple(tokens_));
+      ASSIGN_OR_RETURN(branch.condition, ParseTuple(tokens_, false));
       RETURN_IF_ERROR(tokens_.Expect(TokenType::kBlockEnd, "%}"));
       ASSIGN_OR_RETURN(branch.body, ParseBody({"endif", "elif", "else"}));
       statement.branches.push_back(std::move(branch));
@@ -109,35 +123,53 @@ class Parser {
     }
   }
 
-  absl::Status ParseTargets(Statement& statement) {
-    const bool bracket = tokens_.TakeOperator("(");
-    for (;;) {
-      if (tokens_.Peek().text == "(") return tokens_.Unknown("assignment", "nested tuple");
-      ASSIGN_OR_RETURN(std::string name, tokens_.TakeTarget());
-      statement.names.push_back(std::move(name));
-      if (!tokens_.TakeOperator(",")) break;
-      statement.unpacks = true;
-      if (tokens_.Peek().type != TokenType::kName || tokens_.Peek().text == "in") break;
+  absl::StatusOr<Target> ParseOneTarget() {
+    Nesting nesting(tokens_);
+    RETURN_IF_ERROR(nesting.status());
+    Target target;
+    if (tokens_.TakeOperator("(")) {
+      ASSIGN_OR_RETURN(target, ParseTarget());
+      RETURN_IF_ERROR(tokens_.ExpectOperator(")"));
+      return target;
     }
-    return bracket ? tokens_.ExpectOperator(")") : absl::OkStatus();
+    ASSIGN_OR_RETURN(target.name, tokens_.TakeTarget());
+    return target;
+  }
+
+  // One target, or several with commas between them.
+  absl::StatusOr<Target> ParseTarget() {
+    ASSIGN_OR_RETURN(Target first, ParseOneTarget());
+    if (!tokens_.TakeOperator(",")) return first;
+    Target all;
+    all.unpacks = true;
+    all.parts.push_back(std::move(first));
+    while ((tokens_.Peek().type == TokenType::kName && tokens_.Peek().text != "in") ||
+           (tokens_.Peek().type == TokenType::kOperator && tokens_.Peek().text == "(")) {
+      ASSIGN_OR_RETURN(Target next, ParseOneTarget());
+      all.parts.push_back(std::move(next));
+      if (!tokens_.TakeOperator(",")) break;
+    }
+    return all;
+  }
+
+  static bool Names(const Target& target, std::string_view name) {
+    return target.name == name ||
+           std::any_of(target.parts.begin(), target.parts.end(),
+                       [&](const Target& part) { return Names(part, name); });
   }
 
   absl::Status ParseFor(Statement& statement) {
     statement.type = Statement::Type::kFor;
-    RETURN_IF_ERROR(ParseTargets(statement));
-    if (std::count(statement.names.begin(), statement.names.end(), "loop") > 0) {
-      return tokens_.Error("'loop' cannot be the variable of a loop");
-    }
+    ASSIGN_OR_RETURN(Target target, ParseTarget());
+    if (Names(target, "loop")) return tokens_.Error("'loop' cannot be the variable of a loop");
+    statement.targets.push_back(std::move(target));
     if (!tokens_.TakeName("in")) return tokens_.Error("'in' is missing after the loop's variable");
     ASSIGN_OR_RETURN(statement.expression, ParseTuple(tokens_, false));
     if (tokens_.TakeName("if")) {
       ASSIGN_OR_RETURN(statement.condition, ParseExpression(tokens_));
     }
-    if (tokens_.Peek().text == "recursive" && tokens_.Peek().type == TokenType::kName) {
-      return tokens_.Unknown("loop modifier", "recursive");
-    }
+    statement.is_recursive = tokens_.TakeName("recursive");
     RETURN_IF_ERROR(tokens_.Expect(TokenType::kBlockEnd, "%}"));
-    ++scopes_;
     ++loops_;
     ASSIGN_OR_RETURN(statement.body, ParseBody({"endfor", "else"}));
     --loops_;
@@ -148,55 +180,135 @@ class Parser {
       tokens_.Take();
       tokens_.Take();
     }
-    --scopes_;
     return tokens_.Expect(TokenType::kBlockEnd, "%}");
   }
 
   absl::Status ParseSet(Statement& statement) {
     statement.type = Statement::Type::kSet;
-    RETURN_IF_ERROR(ParseTargets(statement));
-    if (!statement.unpacks && tokens_.TakeOperator(".")) {
+    ASSIGN_OR_RETURN(Target target, ParseTarget());
+    if (!target.unpacks && tokens_.TakeOperator(".")) {
       const Token name = tokens_.Take();
       if (name.type != TokenType::kName) return tokens_.Error("an attribute's name is missing");
-      statement.attribute = name.text;
+      target.attribute = name.text;
     }
+    const bool unpacks = target.unpacks;
+    statement.targets.push_back(std::move(target));
     if (tokens_.TakeOperator("=")) {
       ASSIGN_OR_RETURN(statement.expression, ParseTuple(tokens_));
       return tokens_.Expect(TokenType::kBlockEnd, "%}");
     }
-    if (tokens_.Peek().text == "|") return tokens_.Unknown("statement", "set with a filter");
-    if (statement.unpacks) return tokens_.Error("'=' is missing");
+    if (unpacks) return tokens_.Error("'=' is missing");
     statement.type = Statement::Type::kSetBlock;
+    ASSIGN_OR_RETURN(statement.expression, ParseFiltersOfBody(tokens_));
     return ParseClosedBody(statement, "endset");
   }
 
-  // A macro sees the variables of the template and its own; inside a loop it would see more.
-  absl::Status ParseMacro(Statement& statement) {
-    statement.type = Statement::Type::kMacro;
-    if (scopes_ > 0) return tokens_.Unknown("statement", "macro inside another block");
-    ASSIGN_OR_RETURN(statement.text, tokens_.TakeTarget());
-    RETURN_IF_ERROR(tokens_.ExpectOperator("("));
+  absl::Status ParseWith(Statement& statement) {
+    statement.type = Statement::Type::kWith;
+    while (tokens_.Peek().type != TokenType::kBlockEnd) {
+      if (!statement.targets.empty()) RETURN_IF_ERROR(tokens_.ExpectOperator(","));
+      ASSIGN_OR_RETURN(Target target, ParseOneTarget());
+      statement.targets.push_back(std::move(target));
+      RETURN_IF_ERROR(tokens_.ExpectOperator("="));
+      ASSIGN_OR_RETURN(ExpressionPtr value, ParseExpression(tokens_));
+      statement.values.push_back(std::move(value));
+    }
+    return ParseClosedBody(statement, "endwith");
+  }
+
+  // Parameters in brackets, the first of which is taken.
+  absl::Status ParseParameters(Statement& statement) {
     while (!tokens_.TakeOperator(")")) {
       if (!statement.names.empty()) RETURN_IF_ERROR(tokens_.ExpectOperator(","));
       ASSIGN_OR_RETURN(std::string name, tokens_.TakeTarget());
       statement.names.push_back(std::move(name));
-      statement.defaults.emplace_back();
+      statement.values.emplace_back();
       if (tokens_.TakeOperator("=")) {
-        ASSIGN_OR_RETURN(statement.defaults.back(), ParseExpression(tokens_));
-      } else if (statement.defaults.size() > 1 &&
-                 statement.defaults[statement.defaults.size() - 2]) {
+        ASSIGN_OR_RETURN(statement.values.back(), ParseExpression(tokens_));
+      } else if (statement.values.size() > 1 && statement.values[statement.values.size() - 2]) {
         return tokens_.Error("a parameter without a default follows one with a default");
       }
     }
+    return absl::OkStatus();
+  }
+
+  // The body of a macro or of a call block: what it names beside its parameters is noted.
+  absl::Status ParseMacroBody(Statement& statement, std::string_view end) {
     const int loops = std::exchange(loops_, 0);
-    RETURN_IF_ERROR(ParseClosedBody(statement, "endmacro"));
+    const std::set<std::string> outside = tokens_.ExchangeSpecialNames({});
+    RETURN_IF_ERROR(ParseClosedBody(statement, end));
+    const std::set<std::string> named = tokens_.ExchangeSpecialNames(outside);
+    const auto takes_in = [&](const char* name) {
+      return named.contains(name) && std::find(statement.names.begin(), statement.names.end(),
+                                               name) == statement.names.end();
+    };
+    statement.uses_varargs = takes_in("varargs");
+    statement.uses_kwargs = takes_in("kwargs");
+    statement.uses_caller = takes_in("caller");
     loops_ = loops;
     return absl::OkStatus();
   }
 
+  absl::Status ParseMacro(Statement& statement) {
+    statement.type = Statement::Type::kMacro;
+    ASSIGN_OR_RETURN(statement.text, tokens_.TakeTarget());
+    RETURN_IF_ERROR(tokens_.ExpectOperator("("));
+    RETURN_IF_ERROR(ParseParameters(statement));
+    return ParseMacroBody(statement, "endmacro");
+  }
+
+  absl::Status ParseCallBlock(Statement& statement) {
+    statement.type = Statement::Type::kCallBlock;
+    statement.text = "caller";
+    if (tokens_.TakeOperator("(")) RETURN_IF_ERROR(ParseParameters(statement));
+    ASSIGN_OR_RETURN(statement.expression, ParseExpression(tokens_));
+    if (statement.expression->type != Expression::Type::kCall) {
+      return tokens_.Error("'call' needs a call");
+    }
+    return ParseMacroBody(statement, "endcall");
+  }
+
+  absl::Status ParseFilter(Statement& statement) {
+    statement.type = Statement::Type::kFilterBlock;
+    ASSIGN_OR_RETURN(statement.expression, ParseFiltersOfBody(tokens_, /*first_is_named=*/true));
+    return ParseClosedBody(statement, "endfilter");
+  }
+
+  // There is nothing to inherit from: a block stands for its body.
+  absl::Status ParseBlock(Statement& statement) {
+    statement.type = Statement::Type::kBlock;
+    ASSIGN_OR_RETURN(const std::string name, tokens_.TakeTarget());
+    if (!blocks_.insert(name).second) {
+      return tokens_.Error(absl::StrCat("the block '", name, "' is there twice"));
+    }
+    statement.is_scoped = tokens_.TakeName("scoped");
+    if (tokens_.TakeName("required")) return tokens_.Unknown("statement", "required block");
+    RETURN_IF_ERROR(tokens_.Expect(TokenType::kBlockEnd, "%}"));
+    ASSIGN_OR_RETURN(statement.body, ParseBody({"endblock"}));
+    tokens_.Take();
+    tokens_.Take();
+    tokens_.TakeName(name);
+    return tokens_.Expect(TokenType::kBlockEnd, "%}");
+  }
+
+  absl::Status ParseAutoescape(Statement& statement) {
+    statement.type = Statement::Type::kScope;
+    ASSIGN_OR_RETURN(const ExpressionPtr on, ParseExpression(tokens_));
+    const bool* constant = on->constant.As<bool>();
+    if (on->type != Expression::Type::kConstant || constant == nullptr || *constant) {
+      return tokens_.Unknown("statement", "autoescape other than false");
+    }
+    return ParseClosedBody(statement, "endautoescape");
+  }
+
+  absl::Status ParseGeneration(Statement& statement) {
+    statement.type = Statement::Type::kScope;
+    return ParseClosedBody(statement, "endgeneration");
+  }
+
   TokenStream tokens_;
-  int loops_ = 0;   // loops around the current statement, within its macro
-  int scopes_ = 0;  // blocks with their own variables around the current statement
+  int loops_ = 0;  // loops around the current statement, within its macro
+  std::set<std::string> blocks_;
 };
 
 }  // namespace

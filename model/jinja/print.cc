@@ -22,18 +22,23 @@ void AppendQuoted(std::string& out, std::string_view text) {
   const bool double_quotes = !single && text.find('"') == std::string_view::npos;
   const char quote = double_quotes ? '"' : '\'';
   out += quote;
-  for (const char c : text) {
-    const auto byte = static_cast<uint8_t>(c);
+  for (size_t at = 0; at < text.size(); at += CharacterBytes(text, at)) {
+    const char c = text[at];
+    const uint32_t code_point = CodePointAt(text, at);
     if (c == quote || c == '\\') {
       out += '\\';
       out += c;
     } else if (c == '\n' || c == '\r' || c == '\t') {
       out += '\\';
       out += c == '\n' ? 'n' : (c == '\r' ? 'r' : 't');
-    } else if (byte < 0x20 || byte == 0x7f) {
-      absl::StrAppendFormat(&out, "\\x%02x", byte);
+    } else if (code_point > 0x10ffff || Is(CharacterKind::kPrintable, code_point)) {
+      out += text.substr(at, CharacterBytes(text, at));
     } else {
-      out += c;
+      absl::StrAppendFormat(&out,
+                            code_point < 0x100     ? "\\x%02x"
+                            : code_point < 0x10000 ? "\\u%04x"
+                                                   : "\\U%08x",
+                            code_point);
     }
   }
   out += quote;
@@ -42,8 +47,26 @@ void AppendQuoted(std::string& out, std::string_view text) {
 absl::Status AppendRepr(Budget& budget, std::string& out, const Value& value);
 
 absl::Status AppendSequence(Budget& budget, std::string& out, const Sequence& sequence) {
-  if (sequence.type == Sequence::Type::kGenerator) {
-    return Fault("a generator cannot be printed; apply the filter 'list' or 'join' first");
+  switch (sequence.type) {
+    case Sequence::Type::kGenerator:
+      return Fault("a generator cannot be printed; apply the filter 'list' or 'join' first");
+    case Sequence::Type::kRange:
+      out += sequence.shown;
+      return absl::OkStatus();
+    case Sequence::Type::kKeys:
+    case Sequence::Type::kValues:
+    case Sequence::Type::kItems: {
+      Sequence list = sequence;
+      list.type = Sequence::Type::kList;
+      out += sequence.type == Sequence::Type::kKeys     ? "dict_keys("
+             : sequence.type == Sequence::Type::kValues ? "dict_values("
+                                                        : "dict_items(";
+      RETURN_IF_ERROR(AppendSequence(budget, out, list));
+      out += ')';
+      return absl::OkStatus();
+    }
+    default:
+      break;
   }
   const bool tuple = sequence.type == Sequence::Type::kTuple;
   out += tuple ? '(' : '[';
@@ -59,7 +82,9 @@ absl::Status AppendSequence(Budget& budget, std::string& out, const Sequence& se
 absl::Status AppendRepr(Budget& budget, std::string& out, const Value& value) {
   RETURN_IF_ERROR(budget.Steps(1));
   if (const std::string* text = value.string()) {
+    if (value.is_markup()) out += "Markup(";
     AppendQuoted(out, *text);
+    if (value.is_markup()) out += ')';
   } else if (value.is_undefined()) {
     out += "Undefined";
   } else if (value.is_none()) {
@@ -68,6 +93,8 @@ absl::Status AppendRepr(Budget& budget, std::string& out, const Value& value) {
     out += *flag ? "True" : "False";
   } else if (value.is_integer()) {
     absl::StrAppend(&out, value.integer());
+  } else if (value.is_big()) {
+    out += value.big().ToDecimal();
   } else if (value.is_number()) {
     out += FloatText(value.number());
   } else if (const Sequence* sequence = value.sequence()) {
@@ -104,7 +131,7 @@ class JsonPrinter {
     } else if (const Dictionary* dictionary = value.dictionary()) {
       RETURN_IF_ERROR(PrintDictionary(*dictionary, level));
     } else if (const Sequence* sequence = value.sequence();
-               sequence && sequence->type != Sequence::Type::kGenerator) {
+               sequence && (sequence->is_list() || sequence->type == Sequence::Type::kTuple)) {
       RETURN_IF_ERROR(PrintSequence(*sequence, level));
     } else {
       return Fault(
@@ -117,8 +144,8 @@ class JsonPrinter {
 
  private:
   void PrintNumber(const Value& value) {
-    if (value.is_integer()) {
-      absl::StrAppend(&out_, value.integer());
+    if (value.is_integer() || value.is_big()) {
+      out_ += value.big().ToDecimal();
     } else if (const double real = value.number(); std::isnan(real)) {
       out_ += "NaN";
     } else if (std::isinf(real)) {
@@ -161,7 +188,7 @@ class JsonPrinter {
   void NewLine(int64_t level) {
     if (style_.indent < 0) return;
     out_ += '\n';
-    out_.append(static_cast<size_t>(style_.indent * level), ' ');
+    for (int64_t i = 0; i < style_.indent * level; ++i) out_ += style_.indent_text;
   }
 
   absl::Status PrintSequence(const Sequence& sequence, int64_t level) {
@@ -223,6 +250,13 @@ absl::StatusOr<std::string> ToText(Budget& budget, const Value& value) {
   } else {
     RETURN_IF_ERROR(AppendRepr(budget, out, value));
   }
+  RETURN_IF_ERROR(budget.Bytes(static_cast<int64_t>(out.size())));
+  return out;
+}
+
+absl::StatusOr<std::string> ToRepr(Budget& budget, const Value& value) {
+  std::string out;
+  RETURN_IF_ERROR(AppendRepr(budget, out, value));
   RETURN_IF_ERROR(budget.Bytes(static_cast<int64_t>(out.size())));
   return out;
 }

@@ -4,9 +4,9 @@
 #include <charconv>
 #include <cmath>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 
 namespace chorale::jinja {
 namespace {
@@ -189,32 +189,10 @@ std::string_view Strip(std::string_view text, const std::string* characters, boo
   return text;
 }
 
-std::string Upper(std::string_view text) {
-  std::string result(text);
-  for (char& c : result) c = absl::ascii_toupper(c);
-  return result;
-}
-
-std::string Lower(std::string_view text) {
-  std::string result(text);
-  for (char& c : result) c = absl::ascii_tolower(c);
-  return result;
-}
-
-std::string Title(std::string_view text) {
-  std::string result(text);
-  bool inside_word = false;
-  for (char& c : result) {
-    c = inside_word ? absl::ascii_tolower(c) : absl::ascii_toupper(c);
-    inside_word = absl::ascii_isalpha(c) || static_cast<uint8_t>(c) >= 0x80;
-  }
-  return result;
-}
-
-std::string Capitalize(std::string_view text) {
-  std::string result = Lower(text);
-  if (!result.empty()) result[0] = absl::ascii_toupper(result[0]);
-  return result;
+std::string EscapeHtml(std::string_view text) {
+  return absl::StrReplaceAll(
+      std::string(text),
+      {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"'", "&#39;"}, {"\"", "&#34;"}});
 }
 
 std::string FloatText(double value) {

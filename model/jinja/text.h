@@ -24,11 +24,20 @@ void AppendCodePoint(std::string& text, uint32_t code_point);
 std::string_view Strip(std::string_view text, const std::string* characters, bool left, bool right);
 bool IsSpace(uint32_t code_point);
 
-// Letters beyond ASCII stay as they are.
+// & < > ' and " as HTML shows them.
+std::string EscapeHtml(std::string_view text);
+
+// By Unicode, with the one-to-many mappings of the letters that are in use.
 std::string Upper(std::string_view text);
 std::string Lower(std::string_view text);
 std::string Title(std::string_view text);
 std::string Capitalize(std::string_view text);
+std::string SwapCase(std::string_view text);
+std::string CaseFold(std::string_view text);
+
+// What a code point is, as str.isalpha() and the like ask.
+enum class CharacterKind { kAlpha, kDecimal, kDigit, kNumeric, kLower, kUpper, kTitle, kPrintable };
+bool Is(CharacterKind kind, uint32_t code_point);
 
 // repr(float).
 std::string FloatText(double value);

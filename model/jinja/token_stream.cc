@@ -1,9 +1,9 @@
 #include "model/jinja/token_stream.h"
 
 #include <algorithm>
+#include <set>
 
 #include "absl/strings/str_cat.h"
-#include "model/jinja/builtins.h"
 #include "model/jinja/parser.h"
 
 namespace chorale::jinja {
@@ -71,9 +71,7 @@ absl::StatusOr<std::string> TokenStream::TakeTarget() {
   if (Peek().type != TokenType::kName || kReserved.count(Peek().text) > 0) {
     return Error(absl::StrCat("expected a variable's name, found ", Shown(Peek())));
   }
-  std::string name = Take().text;
-  targets_.insert(name);
-  return name;
+  return Take().text;
 }
 
 absl::Status TokenStream::Error(std::string_view message) const {
@@ -85,15 +83,6 @@ absl::Status TokenStream::Unknown(std::string_view kind, std::string_view name) 
   return absl::UnimplementedError(absl::StrCat("chat template line ", Peek().line, ": the ",
                                                std::string(kind), " '", std::string(name),
                                                "' is not supported"));
-}
-
-absl::Status TokenStream::CheckCalls() const {
-  for (const auto& [name, line] : calls_) {
-    if (targets_.count(name) > 0 || FindFunction(name)) continue;
-    return absl::UnimplementedError(
-        absl::StrCat("chat template line ", line, ": the function '", name, "' is not supported"));
-  }
-  return absl::OkStatus();
 }
 
 absl::Status Nesting::status() const {

@@ -16,7 +16,7 @@ namespace chorale::jinja {
 // A token as an error message shows it.
 std::string Shown(const Token& token);
 
-// Where a parser stands among the tokens, and the names it has met.
+// Where a parser stands among the tokens.
 class TokenStream {
  public:
   explicit TokenStream(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
@@ -35,17 +35,21 @@ class TokenStream {
   // Unimplemented: the `kind` ("filter") of that name is not known.
   absl::Status Unknown(std::string_view kind, std::string_view name) const;
 
-  // A called name must be a function, or set somewhere in the template: known once all is read.
-  void NoteCall(const std::string& name, int line) { calls_.emplace_back(name, line); }
-  absl::Status CheckCalls() const;
+  // Which of varargs, kwargs and caller were read since the last exchange: a macro that names them
+  // takes them in.
+  void NoteName(const std::string& name) {
+    if (name == "varargs" || name == "kwargs" || name == "caller") special_names_.insert(name);
+  }
+  std::set<std::string> ExchangeSpecialNames(std::set<std::string> names) {
+    return std::exchange(special_names_, std::move(names));
+  }
 
  private:
   friend class Nesting;
   std::vector<Token> tokens_;
   size_t at_ = 0;
   int nesting_ = 0;
-  std::set<std::string> targets_;
-  std::vector<std::pair<std::string, int>> calls_;
+  std::set<std::string> special_names_;
 };
 
 // One level of nesting for as long as it lives; its status says whether that is too many.

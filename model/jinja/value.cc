@@ -1,6 +1,7 @@
 #include "model/jinja/value.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -15,9 +16,29 @@ constexpr int64_t kStepsPerCharacter = 4;  // each becomes a string of its own
 
 std::string QuotedName(const Value& value) { return absl::StrCat("'", value.type_name(), "'"); }
 
+// -1, 0 or 1; 2 when they have no order (NaN). Nothing when one is no number.
+std::optional<int> OrderNumbers(const Value& a, const Value& b) {
+  if (!a.is_number() || !b.is_number()) return std::nullopt;
+  const auto three_way = [](auto x, auto y) { return x < y ? -1 : y < x ? 1 : x == y ? 0 : 2; };
+  if (a.is_integer() && b.is_integer()) return three_way(a.integer(), b.integer());
+  if (a.As<double>() || b.As<double>()) return three_way(a.number(), b.number());
+  return three_way(BigInteger::Compare(a.big(), b.big()), 0);
+}
+
+bool IsHashable(const Value& value) {
+  if (const Sequence* sequence = value.sequence()) {
+    return sequence->type == Sequence::Type::kTuple &&
+           std::all_of(sequence->items.begin(), sequence->items.end(), IsHashable);
+  }
+  return value.string() || value.is_number() || value.is_none();
+}
+
 absl::StatusOr<bool> EqualSequences(Budget& budget, const Sequence& a, const Sequence& b) {
   if (&a == &b) return true;
-  if (a.type != b.type || a.type == Sequence::Type::kGenerator) return false;
+  if (a.type != b.type || a.type == Sequence::Type::kGenerator ||
+      a.type == Sequence::Type::kValues) {
+    return false;
+  }
   if (a.items.size() != b.items.size()) return false;
   for (size_t i = 0; i < a.items.size(); ++i) {
     ASSIGN_OR_RETURN(const bool same, Equal(budget, a.items[i], b.items[i]));
@@ -69,6 +90,23 @@ Value Value::OfString(std::string value) {
   return Value(Data(std::make_shared<const std::string>(std::move(value))));
 }
 
+Value Value::OfMarkup(std::string value) {
+  Value text = OfString(std::move(value));
+  text.markup_ = true;
+  return text;
+}
+
+Value Value::OfBig(const BigInteger& value) {
+  const std::optional<int64_t> small = value.ToInt64();
+  return small ? OfInt(*small) : Value(Data(value));
+}
+
+Value IntegerOf(std::string_view digits) {
+  const std::optional<BigInteger> value = BigInteger::Parse(digits);
+  CHECK(value.has_value()) << digits;
+  return Value::OfBig(*value);
+}
+
 const std::string* Value::string() const {
   const auto* text = As<Text>();
   return text ? text->get() : nullptr;
@@ -90,8 +128,14 @@ int64_t Value::integer() const {
   return *As<int64_t>();
 }
 
+BigInteger Value::big() const {
+  const auto* big = As<BigInteger>();
+  return big ? *big : BigInteger::Of(integer());
+}
+
 double Value::number() const {
   if (const double* real = As<double>()) return *real;
+  if (const auto* big = As<BigInteger>()) return big->ToDouble();
   return static_cast<double>(integer());
 }
 
@@ -100,14 +144,28 @@ int Value::depth() const {
   if (const Dictionary* d = dictionary()) return d->depth;
   if (const auto* method = As<std::shared_ptr<const Method>>()) return (*method)->self->depth() + 1;
   if (const auto* loop = As<std::shared_ptr<Loop>>()) return (*loop)->depth;
+  if (const auto* cycler = As<std::shared_ptr<Cycler>>()) return (*cycler)->depth;
   return 0;
 }
 
 const char* Value::type_name() const {
-  static constexpr const char* kNames[] = {"undefined", "none",     "boolean", "integer",   "float",
-                                           "string",    "list",     "mapping", "namespace", "loop",
-                                           "macro",     "function", "method"};
+  static constexpr const char* kNames[] = {
+      "undefined", "none", "boolean", "integer",  "float",  "string",  "list",  "mapping",
+      "namespace", "loop", "macro",   "function", "method", "integer", "cycler"};
   return kNames[data_.index()];
+}
+
+const char* Value::python_type() const {
+  if (is_none()) return "NoneType";
+  if (As<bool>()) return "bool";
+  if (is_integer() || is_big()) return "int";
+  if (As<double>()) return "float";
+  if (string()) return is_markup() ? "Markup" : "str";
+  if (dictionary()) return "dict";
+  if (const Sequence* s = sequence()) {
+    return s->is_list() ? "list" : s->type == Sequence::Type::kTuple ? "tuple" : "iterator";
+  }
+  return type_name();
 }
 
 absl::StatusOr<Value> MakeSequence(Budget& budget, std::vector<Value> items, Sequence::Type type) {
@@ -122,11 +180,19 @@ absl::StatusOr<Value> MakeSequence(Budget& budget, std::vector<Value> items, Seq
   return Value(Value::Data(std::shared_ptr<const Sequence>(std::move(sequence))));
 }
 
+absl::StatusOr<Value> MakeGroup(Budget& budget, Value grouper, Value list) {
+  ASSIGN_OR_RETURN(const Value pair, MakeSequence(budget, {std::move(grouper), std::move(list)},
+                                                  Sequence::Type::kTuple));
+  auto group = std::make_shared<Sequence>(*pair.sequence());
+  group->is_group = true;
+  return Value(Value::Data(std::shared_ptr<const Sequence>(std::move(group))));
+}
+
 absl::StatusOr<Value> MakeDictionary(Budget& budget, std::vector<std::pair<Value, Value>> entries) {
   auto dictionary = std::make_shared<Dictionary>();
   for (auto& [key, value] : entries) {
     RETURN_IF_ERROR(budget.Steps(1));
-    if (!key.string() && !key.is_number() && !key.is_none()) {
+    if (!IsHashable(key)) {
       return Fault(absl::StrCat("a value of type ", QuotedName(key), " cannot be a key"));
     }
     dictionary->depth = std::max(dictionary->depth, value.depth() + 1);
@@ -157,9 +223,8 @@ absl::StatusOr<Value> FromJson(const nlohmann::ordered_json& json, int depth) {
   }
   if (json.is_boolean()) return Value::OfBool(json.get<bool>());
   if (json.is_number_float()) return Value::OfFloat(json.get<double>());
-  if (json.is_number_unsigned() && json.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) {
-    return Fault(
-        absl::StrCat("the context has an integer of more than 63 bits: ", json.get<uint64_t>()));
+  if (json.is_number_unsigned() && json.get<uint64_t>() > uint64_t{INT64_MAX}) {
+    return IntegerOf(absl::StrCat(json.get<uint64_t>()));
   }
   if (json.is_number_integer()) return Value::OfInt(json.get<int64_t>());
   if (json.is_string()) return Value::OfString(json.get<std::string>());
@@ -207,6 +272,7 @@ absl::StatusOr<const Value*> FindKey(Budget& budget, const Dictionary& dictionar
 bool Truthy(const Value& value) {
   if (value.is_undefined() || value.is_none()) return false;
   if (value.is_integer()) return value.integer() != 0;
+  if (value.is_big()) return true;
   if (const double* real = value.As<double>()) return *real != 0;
   if (const std::string* text = value.string()) return !text->empty();
   if (const Sequence* sequence = value.sequence()) {
@@ -218,8 +284,7 @@ bool Truthy(const Value& value) {
 
 absl::StatusOr<bool> Equal(Budget& budget, const Value& a, const Value& b) {
   RETURN_IF_ERROR(budget.Steps(1));
-  if (a.is_integer() && b.is_integer()) return a.integer() == b.integer();
-  if (a.is_number() && b.is_number()) return a.number() == b.number();
+  if (const std::optional<int> order = OrderNumbers(a, b)) return *order == 0;
   if (a.is_undefined() || b.is_undefined()) return a.is_undefined() && b.is_undefined();
   if (a.is_none() || b.is_none()) return a.is_none() && b.is_none();
   if (a.string() && b.string()) {
@@ -241,8 +306,7 @@ absl::StatusOr<int> Order(Budget& budget, const Value& a, const Value& b) {
   if (a.is_undefined()) return UndefinedFault(a);
   if (b.is_undefined()) return UndefinedFault(b);
   const auto three_way = [](auto x, auto y) { return x < y ? -1 : (y < x ? 1 : 0); };
-  if (a.is_integer() && b.is_integer()) return three_way(a.integer(), b.integer());
-  if (a.is_number() && b.is_number()) return three_way(a.number(), b.number());
+  if (const std::optional<int> order = OrderNumbers(a, b)) return *order;
   if (a.string() && b.string()) {
     RETURN_IF_ERROR(
         budget.Bytes(static_cast<int64_t>(std::min(a.string()->size(), b.string()->size()))));
@@ -250,7 +314,8 @@ absl::StatusOr<int> Order(Budget& budget, const Value& a, const Value& b) {
   }
   const Sequence* left = a.sequence();
   const Sequence* right = b.sequence();
-  if (left && right && left->type == right->type && left->type != Sequence::Type::kGenerator) {
+  if (left && right && left->type == right->type &&
+      (left->is_list() || left->type == Sequence::Type::kTuple)) {
     for (size_t i = 0; i < std::min(left->items.size(), right->items.size()); ++i) {
       ASSIGN_OR_RETURN(const bool same, Equal(budget, left->items[i], right->items[i]));
       if (!same) return Order(budget, left->items[i], right->items[i]);
@@ -291,6 +356,10 @@ absl::StatusOr<std::vector<Value>> Items(Budget& budget, const Value& value) {
     RETURN_IF_ERROR(budget.Steps(static_cast<int64_t>(sequence->items.size())));
     return sequence->items;
   }
+  if (const auto* loop = value.As<std::shared_ptr<Loop>>()) {
+    RETURN_IF_ERROR(budget.Steps(static_cast<int64_t>((*loop)->items.size())));
+    return (*loop)->items;
+  }
   if (const Dictionary* dictionary = value.dictionary()) {
     RETURN_IF_ERROR(budget.Steps(static_cast<int64_t>(dictionary->entries.size())));
     for (const auto& [key, unused] : dictionary->entries) items.push_back(key);
@@ -305,7 +374,7 @@ absl::StatusOr<std::vector<Value>> Items(Budget& budget, const Value& value) {
     }
     return items;
   }
-  return Fault(absl::StrCat("a value of type ", QuotedName(value), " cannot be iterated"));
+  return Fault(absl::StrCat("'", value.python_type(), "' object is not iterable"));
 }
 
 }  // namespace chorale::jinja

@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/json.h"
+#include "model/jinja/big_integer.h"
 
 namespace chorale::jinja {
 
@@ -41,13 +42,23 @@ class Budget {
 class Value;
 struct Builtin;
 struct Statement;
+struct Scope;
 
 struct Sequence {
-  enum class Type { kList, kTuple, kGenerator };
+  // The last three are what keys(), values() and items() of a mapping give.
+  enum class Type { kList, kTuple, kGenerator, kRange, kKeys, kValues, kItems };
   Type type = Type::kList;
   std::vector<Value> items;
   int depth = 1;
   mutable bool consumed = false;  // a generator gives its items once
+  std::string shown;              // of a range: how it prints
+  bool is_group = false;          // of a tuple: of a key and a list, what groupby gives
+
+  bool is_list() const { return type == Type::kList; }
+  // Whether it has a place for each item: can be indexed and sliced.
+  bool is_indexed() const {
+    return type == Type::kList || type == Type::kTuple || type == Type::kRange;
+  }
 };
 
 struct Dictionary {
@@ -63,7 +74,26 @@ struct Namespace {
 struct Loop {
   std::vector<Value> items;
   int64_t index = 0;
-  int depth = 1;  // as of a sequence
+  int depth = 1;                       // as of a sequence
+  int level = 0;                       // how many loops call each other around it
+  std::vector<Value> changed;          // what loop.changed() was asked last
+  bool was_asked = false;              // changed() was
+  const Statement* running = nullptr;  // of a recursive loop, until it has ended
+  Scope* scope = nullptr;              // around it
+};
+
+// A macro, or the body of a call block, with what it sees. Belongs to the rendering.
+struct Macro {
+  const Statement* statement = nullptr;
+  Scope* scope = nullptr;
+};
+
+// cycler(...) and joiner(...).
+struct Cycler {
+  std::vector<Value> items;
+  size_t at = 0;
+  bool is_joiner = false;
+  int depth = 1;
 };
 
 // A function of a value, as in text.split before the call.
@@ -80,10 +110,10 @@ struct None {};
 class Value {
  public:
   using Text = std::shared_ptr<const std::string>;
-  using Data =
-      std::variant<Undefined, None, bool, int64_t, double, Text, std::shared_ptr<const Sequence>,
-                   std::shared_ptr<const Dictionary>, Namespace*, std::shared_ptr<Loop>,
-                   const Statement*, const Builtin*, std::shared_ptr<const Method>>;
+  using Data = std::variant<Undefined, None, bool, int64_t, double, Text,
+                            std::shared_ptr<const Sequence>, std::shared_ptr<const Dictionary>,
+                            Namespace*, std::shared_ptr<Loop>, const Macro*, const Builtin*,
+                            std::shared_ptr<const Method>, BigInteger, std::shared_ptr<Cycler>>;
 
   Value() = default;
   explicit Value(Data data) : data_(std::move(data)) {}
@@ -93,6 +123,10 @@ class Value {
   static Value OfInt(int64_t value) { return Value(Data(value)); }
   static Value OfFloat(double value) { return Value(Data(value)); }
   static Value OfString(std::string value);
+  // Text that is escaped already: Markup of markupsafe.
+  static Value OfMarkup(std::string value);
+  // Settles down to 64 bits where it fits.
+  static Value OfBig(const BigInteger& value);
 
   template <typename T>
   const T* As() const {
@@ -100,19 +134,28 @@ class Value {
   }
   bool is_undefined() const { return As<Undefined>() != nullptr; }
   bool is_none() const { return As<None>() != nullptr; }
-  const std::string* string() const;     // null: another type
+  const std::string* string() const;  // null: another type
+  bool is_markup() const { return markup_; }
   const Sequence* sequence() const;      // list, tuple or generator; null: another type
   const Dictionary* dictionary() const;  // null: another type
+  // Of 64 bits, or a boolean.
   bool is_integer() const { return As<int64_t>() || As<bool>(); }
-  bool is_number() const { return is_integer() || As<double>(); }
+  bool is_big() const { return As<BigInteger>() != nullptr; }
+  bool is_number() const { return is_integer() || is_big() || As<double>(); }
   int64_t integer() const;  // needs is_integer()
+  BigInteger big() const;   // needs is_integer() or is_big()
   double number() const;    // needs is_number()
   int depth() const;
   const char* type_name() const;
+  const char* python_type() const;  // as Python's own errors name it
 
  private:
   Data data_;
+  bool markup_ = false;  // of a string
 };
+
+// The integer that decimal digits show.
+Value IntegerOf(std::string_view digits);
 
 // Errors of a template at run time.
 absl::Status Fault(std::string message);
@@ -121,6 +164,8 @@ absl::Status UndefinedFault(const Value& undefined);
 // Containers; InvalidArgument when nested too deep.
 absl::StatusOr<Value> MakeSequence(Budget& budget, std::vector<Value> items,
                                    Sequence::Type type = Sequence::Type::kList);
+// A tuple of a key and a list, whose parts have the names grouper and list.
+absl::StatusOr<Value> MakeGroup(Budget& budget, Value grouper, Value list);
 absl::StatusOr<Value> MakeDictionary(Budget& budget, std::vector<std::pair<Value, Value>> entries);
 absl::StatusOr<Value> MakeString(Budget& budget, std::string text);
 absl::StatusOr<Value> FromJson(const nlohmann::ordered_json& json, int depth = 0);
@@ -132,16 +177,19 @@ absl::StatusOr<const Value*> FindKey(Budget& budget, const Dictionary& dictionar
 
 bool Truthy(const Value& value);
 absl::StatusOr<bool> Equal(Budget& budget, const Value& a, const Value& b);
-// Negative, zero or positive, as a is below, at or above b. InvalidArgument for unordered types.
+// -1, 0 or 1, as a is below, at or above b; 2 for numbers without an order (NaN). InvalidArgument
+// for types without one.
 absl::StatusOr<int> Order(Budget& budget, const Value& a, const Value& b);
 absl::StatusOr<bool> Contains(Budget& budget, const Value& container, const Value& item);
 // What a for statement visits: items, keys, characters; nothing for an undefined value.
 absl::StatusOr<std::vector<Value>> Items(Budget& budget, const Value& value);
 
-// str(value) and json.dumps(value).
+// str(value), repr(value) and json.dumps(value).
 absl::StatusOr<std::string> ToText(Budget& budget, const Value& value);
+absl::StatusOr<std::string> ToRepr(Budget& budget, const Value& value);
 struct JsonStyle {
-  int64_t indent = -1;  // below zero: on one line
+  int64_t indent = -1;  // times indent_text a level; below zero: on one line
+  std::string indent_text = " ";
   std::string item_separator;
   std::string key_separator = ": ";
   bool ascii_only = false;

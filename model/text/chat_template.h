@@ -1,9 +1,12 @@
 // Chat messages to prompt text, by the Jinja template that a model ships in tokenizer_config.json.
 //
-// A small interpreter of the part of Jinja that the templates of Qwen2.5, Qwen3, Llama-3 and
-// Mistral use. A filter, test, function or statement that it does not know is refused by name when
-// the template is parsed. Rendering is bounded in output bytes and in steps, so that no template
-// can hang or exhaust a server.
+// The environment is that of transformers: Jinja2's immutable sandbox with trim_blocks,
+// lstrip_blocks, loop controls, generation blocks, its tojson, raise_exception and strftime_now
+// (model/jinja). Not known, and refused by name: include, import, extends, autoescape of true,
+// filters that are random or write prose (random, pprint, urlize, wordwrap), str.encode and
+// str.translate. A statement is refused when the template is parsed, a name when it is used.
+// Rendering is bounded in output bytes and in steps, so that no template can hang or exhaust a
+// server.
 //
 // A ChatTemplate is immutable after Parse and safe to share between threads.
 #pragma once
