@@ -43,6 +43,8 @@ absl::Status List(const ModelsOptions& options) {
                         {"mode", model.mode()},
                         {"version", ShortDigest(model.digest())},
                         {"context_tokens", model.context_tokens()},
+                        {"context_reason", model.context_reason()},
+                        {"attention", model.attention()},
                         {"prefill_workers", model.prefill_workers()},
                         {"decode_workers", model.decode_workers()}});
     }
@@ -50,11 +52,12 @@ absl::Status List(const ModelsOptions& options) {
     return absl::OkStatus();
   }
   std::vector<std::vector<std::string>> rows = {
-      {"MODEL", "MODE", "VERSION", "CONTEXT TOKENS", "PREFILL WORKERS", "DECODE WORKERS"}};
+      {"MODEL", "MODE", "VERSION", "PREFILL, DECODE WORKERS", "CONTEXT", "SET BY", "ATTENTION"}};
   for (const auto& model : response.models()) {
     rows.push_back({model.name(), model.mode(), ShortDigest(model.digest()),
-                    absl::StrCat(model.context_tokens()), absl::StrCat(model.prefill_workers()),
-                    absl::StrCat(model.decode_workers())});
+                    absl::StrCat(model.prefill_workers(), ", ", model.decode_workers()),
+                    absl::StrCat(model.context_tokens()), model.context_reason(),
+                    model.attention()});
   }
   absl::PrintF("%s", Table(rows));
   return absl::OkStatus();

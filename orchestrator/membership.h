@@ -26,6 +26,9 @@ struct ServedModelInfo {
   Digest prompt_writer;
   Digest digest;  // of all its modules
   int context_tokens = 0;
+  std::string context_reason;
+  std::string attention;
+  int short_context_tokens = 0;
   int vocab = 0;
   int64_t block_bytes = 0;
 

@@ -34,6 +34,9 @@ absl::StatusOr<WorkerInfo> FromProto(const v1::WorkerReport& report) {
                           .mode = proto.mode(),
                           .folder = proto.folder(),
                           .context_tokens = proto.context_tokens(),
+                          .context_reason = proto.context_reason(),
+                          .attention = proto.attention(),
+                          .short_context_tokens = proto.short_context_tokens(),
                           .vocab = proto.vocab(),
                           .block_bytes = proto.block_bytes()};
     ASSIGN_OR_RETURN(model.prompt_writer, Digest::FromBytes(proto.prompt_writer()));
@@ -64,6 +67,9 @@ v1::WorkerReport ToProto(const WorkerInfo& worker) {
     proto->set_prompt_writer(std::string(model.prompt_writer.AsBytes()));
     proto->set_digest(std::string(model.digest.AsBytes()));
     proto->set_context_tokens(model.context_tokens);
+    proto->set_context_reason(model.context_reason);
+    proto->set_attention(model.attention);
+    proto->set_short_context_tokens(model.short_context_tokens);
     proto->set_vocab(model.vocab);
     proto->set_block_bytes(model.block_bytes);
   }

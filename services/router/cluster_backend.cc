@@ -2,6 +2,7 @@
 
 #include <map>
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include <grpcpp/client_context.h>
@@ -107,8 +108,11 @@ class ClusterCall : public std::enable_shared_from_this<ClusterCall> {
     if (request_.no_prefix_reuse() || tokens == 0) return;
     const ServedModelInfo* model = FindModel(route.decode, request_.model());
     if (model == nullptr) return;
+    const bool is_long =
+        model->short_context_tokens > 0 && request_.prompt_size() > model->short_context_tokens;
     const std::vector<BlockKey> keys =
-        MakeBlockKeys({request_.prompt().data(), static_cast<size_t>(tokens)}, model->prompt_writer,
+        MakeBlockKeys({request_.prompt().data(), static_cast<size_t>(tokens)},
+                      is_long ? WriterOfLongContext(model->prompt_writer) : model->prompt_writer,
                       {request_.tenant_salt(), request_.public_tokens()});
     for (v1::BlockHolder& holder : directory_->Find(keys, kHoldersNamed, route.decode.address)) {
       *request_.add_holders() = std::move(holder);
@@ -166,12 +170,20 @@ ClusterBackend::ClusterBackend(const std::string& orchestrator, std::shared_ptr<
 
 std::vector<BackendModel> ClusterBackend::Models() const {
   std::map<std::string, BackendModel> models;
+  std::set<std::string> of_decode;  // models of which a decode worker has spoken
   for (const WorkerInfo& worker : watch_->workers()) {
     const v1::WorkerReport report = ToProto(worker);
     for (const v1::ServedModel& served : report.models()) {
       BackendModel& model = models[served.name()];
-      // What a prefill worker says of a model is about its prompt writer only.
-      if (model.served.name().empty() || worker.role == WorkerRole::kDecode) model.served = served;
+      // What a prefill worker says of a model is about its prompt writer only. Of the decode
+      // workers any may be chosen: the shortest context counts.
+      const bool decodes = worker.role == WorkerRole::kDecode;
+      if (model.served.name().empty() ||
+          (decodes && (!of_decode.contains(served.name()) ||
+                       served.context_tokens() < model.served.context_tokens()))) {
+        model.served = served;
+      }
+      if (decodes) of_decode.insert(served.name());
       if (!worker.ready || worker.draining) continue;
       ++(worker.role == WorkerRole::kPrefill ? model.prefill_workers : model.decode_workers);
     }

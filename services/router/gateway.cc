@@ -42,11 +42,10 @@ absl::StatusOr<BackendModel> FindModel(const Backend& backend, const std::string
 absl::Status ValidatePrompt(const std::vector<TokenId>& prompt, const v1::ServedModel& model) {
   if (prompt.empty()) return absl::InvalidArgumentError("field 'prompt': it has no tokens");
   if (static_cast<int64_t>(prompt.size()) >= model.context_tokens()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("field 'prompt': %d tokens, but the context of model '%s' holds %d with at "
-                        "least one token of "
-                        "output; shorten the prompt",
-                        prompt.size(), model.name(), model.context_tokens()));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "field 'prompt': %d tokens, but the context of model '%s' holds %d (%s) "
+        "with at least one token of output; shorten the prompt",
+        prompt.size(), model.name(), model.context_tokens(), model.context_reason()));
   }
   for (TokenId token : prompt) {
     if (token < 0 || token >= model.vocab()) {
@@ -244,6 +243,8 @@ v1::ListModelsResponse Gateway::ListModels() const {
     out->set_mode(model.served.mode());
     out->set_digest(model.served.digest());
     out->set_context_tokens(model.served.context_tokens());
+    out->set_context_reason(model.served.context_reason());
+    out->set_attention(model.served.attention());
     out->set_prefill_workers(model.prefill_workers);
     out->set_decode_workers(model.decode_workers);
   }

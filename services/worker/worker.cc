@@ -123,8 +123,8 @@ absl::Status Worker::LoadTokenizer() {
 // The memory of the blocks. Where the host lets us serve it to nobody, it is ours alone.
 absl::Status Worker::MakeRegion() {
   if (!options_.shared_memory) return absl::OkStatus();
-  ASSIGN_OR_RETURN(region_, SharedRegion::Create(base().kv_shape().block_bytes() *
-                                                 options_.engine.blocks));
+  ASSIGN_OR_RETURN(region_,
+                   SharedRegion::Create(base().kv_shape().block_bytes() * options_.engine.blocks));
   options_.engine.memory = region_->bytes();
   absl::StatusOr<std::unique_ptr<RegionServer>> server = RegionServer::Start(*region_);
   if (server.ok()) {
@@ -149,7 +149,7 @@ absl::Status Worker::Serve(std::shared_ptr<const Model> model) {
   served.set_folder(std::filesystem::absolute(options_.catalog.base).string());
   served.set_prompt_writer(std::string(model->prompt_writer.digest().AsBytes()));
   served.set_digest(std::string(model->digest.AsBytes()));
-  served.set_context_tokens(base().config().positions_max);
+  SetContext(served);
   served.set_vocab(base().config().vocab);
   served.set_block_bytes(base().kv_shape().block_bytes());
   if (!host_->Do([&](Engine& engine) { engine.SetModel(std::move(model)); })) {
@@ -159,6 +159,25 @@ absl::Status Worker::Serve(std::shared_ptr<const Model> model) {
   const std::string name = served.name();
   served_[name] = std::move(served);
   return absl::OkStatus();
+}
+
+// How many tokens a request may have here, and why not more.
+void Worker::SetContext(v1::ServedModel& served) const {
+  const ModelConfig& config = base().config();
+  served.set_context_tokens(config.positions_max);
+  served.set_context_reason(config.context_reason);
+  host_->Do([&](Engine& engine) { served.set_context_tokens(engine.tokens_max()); });
+  if (served.context_tokens() < config.positions_max) {
+    served.set_context_reason(
+        absl::StrFormat("--kv-mib or --blocks: a worker's %d blocks of %d tokens",
+                        options_.engine.blocks, kernels::kBlockTokens));
+  }
+  const AttentionWindow& window = config.window;
+  served.set_attention(window.tokens == 0
+                           ? "all tokens"
+                           : absl::StrFormat("the last %d tokens in %d of %d layers", window.tokens,
+                                             window.layers_windowed(), config.layers));
+  served.set_short_context_tokens(config.short_context());
 }
 
 absl::StatusOr<v1::ModelChange> Worker::LoadModel(const v1::ModelSpec& proto, const Drain& drain) {
