@@ -32,6 +32,21 @@ std::string ShortDigest(const std::string& bytes) {
   return digest.ok() ? digest->Short() : "-";
 }
 
+// The sampling fields that a model's files set.
+Json DefaultsJson(const v1::Sampling& sampling) {
+  Json json = Json::object();
+  if (sampling.has_temperature()) json["temperature"] = sampling.temperature();
+  if (sampling.has_top_k()) json["top_k"] = sampling.top_k();
+  if (sampling.has_top_p()) json["top_p"] = sampling.top_p();
+  if (sampling.has_min_p()) json["min_p"] = sampling.min_p();
+  if (sampling.has_repetition_penalty()) {
+    json["repetition_penalty"] = sampling.repetition_penalty();
+  }
+  if (sampling.has_max_tokens()) json["max_tokens"] = sampling.max_tokens();
+  for (const std::string& stop : sampling.stop()) json["stop"].push_back(stop);
+  return json;
+}
+
 absl::Status List(const ModelsOptions& options) {
   ASSIGN_OR_RETURN(const std::string router, FindRouter(options.cluster));
   ASSIGN_OR_RETURN(const v1::ListModelsResponse response,
@@ -39,14 +54,17 @@ absl::Status List(const ModelsOptions& options) {
   if (options.json) {
     Json models = Json::array();
     for (const auto& model : response.models()) {
-      models.push_back({{"name", model.name()},
-                        {"mode", model.mode()},
-                        {"version", ShortDigest(model.digest())},
-                        {"context_tokens", model.context_tokens()},
-                        {"context_reason", model.context_reason()},
-                        {"attention", model.attention()},
-                        {"prefill_workers", model.prefill_workers()},
-                        {"decode_workers", model.decode_workers()}});
+      models.push_back(
+          {{"name", model.name()},
+           {"mode", model.mode()},
+           {"version", ShortDigest(model.digest())},
+           {"context_tokens", model.context_tokens()},
+           {"context_reason", model.context_reason()},
+           {"attention", model.attention()},
+           {"defaults", DefaultsJson(model.defaults())},
+           {"notes", std::vector<std::string>(model.notes().begin(), model.notes().end())},
+           {"prefill_workers", model.prefill_workers()},
+           {"decode_workers", model.decode_workers()}});
     }
     absl::PrintF("%s\n", DumpJson({{"models", models}}));
     return absl::OkStatus();
@@ -60,6 +78,12 @@ absl::Status List(const ModelsOptions& options) {
                     model.attention()});
   }
   absl::PrintF("%s", Table(rows));
+  for (const auto& model : response.models()) {
+    if (const Json defaults = DefaultsJson(model.defaults()); !defaults.empty()) {
+      absl::PrintF("%s: unless a request says otherwise, %s\n", model.name(), DumpJson(defaults));
+    }
+    for (const std::string& note : model.notes()) absl::PrintF("%s: %s\n", model.name(), note);
+  }
   return absl::OkStatus();
 }
 

@@ -215,7 +215,7 @@ void Engine::State::TakeToken(Sequence& sequence, std::span<float> own_logits) {
     return std::find(ids.begin(), ids.end(), choice.token) != ids.end();
   };
   const bool ends =
-      (!r.sampling.ignore_eos && among(r.model->predictor.transformer->config().eos_ids)) ||
+      (!r.sampling.ignore_eos && among(r.model->ends)) ||
       among(r.sampling.stop_tokens);
   TokenEvent event{.id = r.id, .index = sequence.index, .token = choice.token};
   if (!ends && sequence.text) event.text = sequence.text->Add(choice.token);

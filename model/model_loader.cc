@@ -1,5 +1,6 @@
 #include "model/model_loader.h"
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -8,6 +9,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "model/config_fields.h"
 
 namespace chorale {
 namespace {
@@ -65,6 +67,28 @@ absl::StatusOr<Module> ModelLoader::LoadModule(const ModuleSpec& spec,
   return module;
 }
 
+absl::Status ModelLoader::ReadSettings(const ModelSpec& spec, Model& model) const {
+  const auto folder = [&](bool (*has)(const std::string&)) {
+    for (const std::string& own : {spec.module.adapter, spec.module.weights}) {
+      if (!own.empty() && has(own)) return own;
+    }
+    return base_folder_;
+  };
+  model.text_folder = folder(&HasTextSettings);
+  ASSIGN_OR_RETURN(const TextSettings text, LoadTextSettings(model.text_folder));
+  ASSIGN_OR_RETURN(model.generation, LoadGenerationSettings(folder(&HasGenerationSettings)));
+  const std::string end = text.Token("eos_token");
+  if (tokenizer_ == nullptr || end.empty()) return absl::OkStatus();
+  const std::optional<TokenId> id = tokenizer_->IdOf(end);
+  if (!id) {
+    model.generation.notes.push_back(absl::StrFormat(
+        "the end token '%s' that the tokenizer's files name is not in its vocabulary", end));
+  } else if (std::find(model.ends.begin(), model.ends.end(), *id) == model.ends.end()) {
+    model.ends.push_back(*id);
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<std::shared_ptr<const Model>>> ModelLoader::Load(
     const std::vector<ModelSpec>& specs, kernels::ThreadPool& pool,
     const LoadProgress& progress) const {
@@ -81,8 +105,12 @@ absl::StatusOr<std::vector<std::shared_ptr<const Model>>> ModelLoader::Load(
   for (const ModelSpec& spec : specs) {
     ASSIGN_OR_RETURN(const Module module, load(spec.module));
     ASSIGN_OR_RETURN(const Module decoder, load(spec.decoder));
-    ASSIGN_OR_RETURN(models.emplace_back(),
-                     MakeModel(spec.name, spec.mode, base_, module, decoder));
+    ASSIGN_OR_RETURN(const auto made, MakeModel(spec.name, spec.mode, base_, module, decoder));
+    auto model = std::make_shared<Model>(*made);
+    if (absl::Status status = ReadSettings(spec, *model); !status.ok()) {
+      return Within(absl::StrFormat("model '%s'", spec.name), status);
+    }
+    models.push_back(std::move(model));
     if (progress) progress(static_cast<double>(models.size()) / specs.size());
   }
   return models;

@@ -6,12 +6,16 @@
 
 #include "absl/status/statusor.h"
 #include "model/catalog.h"
+#include "model/text/tokenizer.h"
 
 namespace chorale {
 
 // Every module is held in the base's dtype, whatever its own file says; the digest covers it.
 // Weights that several specs of one call name are loaded once; what an earlier call loaded is read
 // again, since its files may have changed.
+//
+// What a model's module says of text and generation in files of its own (checkpoint_settings.h)
+// counts for that model; else the base's files do.
 class ModelLoader {
  public:
   // `pool` packs weights and must not be in use elsewhere during a call.
@@ -23,6 +27,10 @@ class ModelLoader {
       const std::vector<ModelSpec>& specs, kernels::ThreadPool& pool,
       const LoadProgress& progress = nullptr) const;
 
+  // Where the end tokens are looked up that models' files name by their text. Without it, or where
+  // it does not know one, they end at the ids of their configs alone. Must outlive the loader.
+  void UseTokenizer(const Tokenizer* tokenizer) { tokenizer_ = tokenizer; }
+
   const Module& base() const { return base_; }
   const std::string& base_folder() const { return base_folder_; }
 
@@ -31,8 +39,11 @@ class ModelLoader {
   absl::StatusOr<Module> LoadModule(const ModuleSpec& spec, kernels::ThreadPool& pool) const;
 
   std::string base_folder_;
+  absl::Status ReadSettings(const ModelSpec& spec, Model& model) const;
+
   Transformer::Options options_;
   Module base_;
+  const Tokenizer* tokenizer_ = nullptr;
 };
 
 }  // namespace chorale

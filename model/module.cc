@@ -92,6 +92,7 @@ absl::Status Fill(const Module& base, const Module& module, const Module& decode
     digest.AddString(part->digest().AsBytes());
   }
   model.digest = digest.Finish();
+  model.ends = model.predictor.transformer->config().eos_ids;
   return absl::OkStatus();
 }
 

@@ -23,6 +23,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/hash.h"
+#include "model/checkpoint_settings.h"
 #include "model/transformer.h"
 
 namespace chorale {
@@ -56,6 +57,11 @@ struct Model {
   Module predictor;
   // Names the three modules: the version of what `name` stands for.
   Digest digest;
+  // What ends a text: the predictor's end tokens, and what its files call the end of a text
+  // (model_loader.h).
+  std::vector<TokenId> ends;
+  GenerationSettings generation;
+  std::string text_folder;  // whose template and special tokens count; empty: the base's
 
   // Of the row that predicts, where that is another than the row that writes (icarus); else null.
   const Adapter* reader() const {

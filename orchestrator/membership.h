@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "base/generation_defaults.h"
 #include "base/hash.h"
 
 namespace chorale {
@@ -29,6 +30,9 @@ struct ServedModelInfo {
   std::string context_reason;
   std::string attention;
   int short_context_tokens = 0;
+  std::string text_folder;
+  GenerationDefaults defaults;
+  std::vector<std::string> notes;
   int vocab = 0;
   int64_t block_bytes = 0;
 

@@ -24,6 +24,31 @@ SamplingParams FromProto(const v1::Sampling& sampling, int max_tokens_default) {
   return params;
 }
 
+v1::Sampling ToProto(const GenerationDefaults& defaults) {
+  v1::Sampling proto;
+  if (defaults.temperature) proto.set_temperature(*defaults.temperature);
+  if (defaults.top_k) proto.set_top_k(*defaults.top_k);
+  if (defaults.top_p) proto.set_top_p(*defaults.top_p);
+  if (defaults.min_p) proto.set_min_p(*defaults.min_p);
+  if (defaults.repetition_penalty) proto.set_repetition_penalty(*defaults.repetition_penalty);
+  if (defaults.max_tokens) proto.set_max_tokens(*defaults.max_tokens);
+  for (const std::string& stop : defaults.stop) proto.add_stop(stop);
+  return proto;
+}
+
+GenerationDefaults DefaultsFromProto(const v1::Sampling& sampling) {
+  GenerationDefaults defaults;
+  if (sampling.has_temperature()) defaults.temperature = sampling.temperature();
+  if (sampling.has_top_k()) defaults.top_k = sampling.top_k();
+  if (sampling.has_top_p()) defaults.top_p = sampling.top_p();
+  if (sampling.has_min_p()) defaults.min_p = sampling.min_p();
+  if (sampling.has_repetition_penalty())
+    defaults.repetition_penalty = sampling.repetition_penalty();
+  if (sampling.has_max_tokens()) defaults.max_tokens = sampling.max_tokens();
+  defaults.stop.assign(sampling.stop().begin(), sampling.stop().end());
+  return defaults;
+}
+
 v1::Usage ToProto(const Usage& usage) {
   v1::Usage proto;
   proto.set_prompt_tokens(usage.prompt_tokens);

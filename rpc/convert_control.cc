@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "rpc/convert.h"
 
 namespace chorale {
 
@@ -37,6 +38,9 @@ absl::StatusOr<WorkerInfo> FromProto(const v1::WorkerReport& report) {
                           .context_reason = proto.context_reason(),
                           .attention = proto.attention(),
                           .short_context_tokens = proto.short_context_tokens(),
+                          .text_folder = proto.text_folder(),
+                          .defaults = DefaultsFromProto(proto.defaults()),
+                          .notes = {proto.notes().begin(), proto.notes().end()},
                           .vocab = proto.vocab(),
                           .block_bytes = proto.block_bytes()};
     ASSIGN_OR_RETURN(model.prompt_writer, Digest::FromBytes(proto.prompt_writer()));
@@ -70,6 +74,9 @@ v1::WorkerReport ToProto(const WorkerInfo& worker) {
     proto->set_context_reason(model.context_reason);
     proto->set_attention(model.attention);
     proto->set_short_context_tokens(model.short_context_tokens);
+    proto->set_text_folder(model.text_folder);
+    *proto->mutable_defaults() = ToProto(model.defaults);
+    proto->mutable_notes()->Assign(model.notes.begin(), model.notes.end());
     proto->set_vocab(model.vocab);
     proto->set_block_bytes(model.block_bytes);
   }

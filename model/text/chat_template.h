@@ -32,21 +32,13 @@ class ChatTemplate {
   // of their keys, as tojson must print them.
   absl::StatusOr<std::string> Render(const nlohmann::ordered_json& context) const;
 
+  // Whether the template's text has the word, as the name of a role it knows.
+  bool Mentions(std::string_view word) const;
+
  private:
   struct Program;
   explicit ChatTemplate(std::unique_ptr<const Program> program);
   std::unique_ptr<const Program> program_;
 };
-
-// What serving needs of tokenizer_config.json.
-struct TokenizerConfig {
-  std::string bos_token;      // empty: none
-  std::string eos_token;      // empty: none
-  std::string chat_template;  // empty: none. Of a list of named templates, "default".
-};
-
-// Reads tokenizer_config.json (tokens may be strings or {"content": ...} objects); the template may
-// also lie in chat_template.jinja beside it. A missing file gives an empty config.
-absl::StatusOr<TokenizerConfig> LoadTokenizerConfig(const std::string& model_folder);
 
 }  // namespace chorale

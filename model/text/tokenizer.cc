@@ -221,6 +221,9 @@ std::string Tokenizer::Decode(std::span<const TokenId> ids, bool skip_special_to
   return ToValidUtf8(bytes.substr(begin));
 }
 
+const std::vector<TokenId>& Tokenizer::added_before() const { return tables_->prefix; }
+const std::vector<TokenId>& Tokenizer::added_behind() const { return tables_->suffix; }
+
 int Tokenizer::vocab_size() const { return static_cast<int>(tables_->pieces.size()); }
 
 std::optional<TokenId> Tokenizer::IdOf(std::string_view piece) const {

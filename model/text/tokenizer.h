@@ -39,6 +39,10 @@ class Tokenizer {
   // give no text. With `skip_special_tokens`, special tokens give none either.
   std::string Decode(std::span<const TokenId> ids, bool skip_special_tokens) const;
 
+  // What `add_special_tokens` puts before a text, and behind it.
+  const std::vector<TokenId>& added_before() const;
+  const std::vector<TokenId>& added_behind() const;
+
   // One past the largest id, added tokens included.
   int vocab_size() const;
   // The id of a piece as it is written in tokenizer.json, or of an added token.

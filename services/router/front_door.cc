@@ -15,15 +15,21 @@ void AddFrontDoorFlags(CLI::App& app, FrontDoorOptions& options) {
                  "no generation runs longer, whatever deadline it brings")
       ->capture_default_str()
       ->check(CLI::Range(0.1, 86400.0));
+  app.add_option("--generation-config", options.generation_config,
+                 "where unset sampling fields come from: model (its generation_config.json) or off")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"model", "off"}));
 }
 
-FrontDoor::FrontDoor(Backend& backend, absl::Duration request_time_max)
-    : gateway_(Gateway::Options{}, backend), inference_(gateway_, request_time_max) {}
+FrontDoor::FrontDoor(const Gateway::Options& gateway, Backend& backend,
+                     absl::Duration request_time_max)
+    : gateway_(gateway, backend), inference_(gateway_, request_time_max) {}
 
 absl::StatusOr<std::unique_ptr<FrontDoor>> FrontDoor::Open(const FrontDoorOptions& options,
                                                            Backend& backend) {
   const absl::Duration request_time_max = absl::Seconds(options.request_seconds_max);
-  std::unique_ptr<FrontDoor> door(new FrontDoor(backend, request_time_max));
+  const Gateway::Options gateway = {.use_model_defaults = options.generation_config == "model"};
+  std::unique_ptr<FrontDoor> door(new FrontDoor(gateway, backend, request_time_max));
   HttpServerOptions http = {.address = options.http};
   http.limits.request_time_max = request_time_max;
   ASSIGN_OR_RETURN(door->http_, HttpServer::Open(http, door->gateway_));

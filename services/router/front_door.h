@@ -20,6 +20,7 @@ struct FrontDoorOptions {
   std::string grpc;                  // host:port or unix:/path
   std::string http = "127.0.0.1:0";  // host:port
   double request_seconds_max = 600;  // no generation runs longer
+  std::string generation_config = "model";
 };
 
 // --http and the limits of requests.
@@ -37,7 +38,7 @@ class FrontDoor {
   void Drain(absl::Time deadline);
 
  private:
-  FrontDoor(Backend& backend, absl::Duration request_time_max);
+  FrontDoor(const Gateway::Options& gateway, Backend& backend, absl::Duration request_time_max);
 
   Gateway gateway_;
   InferenceService inference_;

@@ -56,6 +56,14 @@ absl::Status ValidatePrompt(const std::vector<TokenId>& prompt, const v1::Served
   return absl::OkStatus();
 }
 
+// The request's own fields win; its stop strings stand in place of the model's.
+v1::Sampling WithDefaults(const v1::Sampling& request, const v1::Sampling& defaults) {
+  v1::Sampling sampling = defaults;
+  if (request.stop_size() > 0) sampling.clear_stop();
+  sampling.MergeFrom(request);
+  return sampling;
+}
+
 uint64_t DrawSeed() {
   thread_local std::mt19937_64 generator{std::random_device{}()};
   return generator();
@@ -128,9 +136,13 @@ absl::StatusOr<v1::DecodeRequest> Gateway::State::Prepare(const v1::GenerateRequ
     return absl::InvalidArgumentError(
         absl::StrFormat("field 'n': %d, expected 1 to %d", request.n(), kSequencesOfRequestMax));
   }
-  RETURN_IF_ERROR(ValidateSampling(FromProto(request.sampling(), model.served.context_tokens()),
-                                   model.served.vocab()));
-  ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> text, texts.Get(model.served.folder()));
+  const v1::Sampling sampling = options.use_model_defaults
+                                    ? WithDefaults(request.sampling(), model.served.defaults())
+                                    : request.sampling();
+  RETURN_IF_ERROR(
+      ValidateSampling(FromProto(sampling, model.served.context_tokens()), model.served.vocab()));
+  ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> text,
+                   texts.Get(model.served.folder(), model.served.text_folder()));
   ASSIGN_OR_RETURN(const Prompt prompt, text->PromptOf(request, model.served.context_tokens()));
   RETURN_IF_ERROR(ValidatePrompt(prompt.tokens, model.served));
 
@@ -139,7 +151,7 @@ absl::StatusOr<v1::DecodeRequest> Gateway::State::Prepare(const v1::GenerateRequ
   decode.mutable_prompt()->Assign(prompt.tokens.begin(), prompt.tokens.end());
   decode.set_public_tokens(prompt.public_tokens);
   decode.set_tenant_salt(tenant.salt);
-  *decode.mutable_sampling() = request.sampling();
+  *decode.mutable_sampling() = sampling;
   if (!decode.sampling().has_seed()) decode.mutable_sampling()->set_seed(DrawSeed());
   decode.set_n(request.n() == 0 ? 1 : request.n());
   decode.set_no_prefix_reuse(request.no_prefix_reuse());
@@ -149,7 +161,8 @@ absl::StatusOr<v1::DecodeRequest> Gateway::State::Prepare(const v1::GenerateRequ
 absl::StatusOr<std::vector<TokenId>> Gateway::State::Tokenize(const std::string& model,
                                                               const std::string& text) {
   ASSIGN_OR_RETURN(BackendModel found, FindModel(backend, model));
-  ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> model_text, texts.Get(found.served.folder()));
+  ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> model_text,
+                   texts.Get(found.served.folder(), found.served.text_folder()));
   return model_text->Tokenize(text, found.served.context_tokens());
 }
 
@@ -245,6 +258,8 @@ v1::ListModelsResponse Gateway::ListModels() const {
     out->set_context_tokens(model.served.context_tokens());
     out->set_context_reason(model.served.context_reason());
     out->set_attention(model.served.attention());
+    if (state_->options.use_model_defaults) *out->mutable_defaults() = model.served.defaults();
+    *out->mutable_notes() = model.served.notes();
     out->set_prefill_workers(model.prefill_workers);
     out->set_decode_workers(model.decode_workers);
   }

@@ -30,6 +30,8 @@ class Gateway {
     int queue_max = 1024;                // calls waiting to be tokenized; more are refused
     int64_t queue_bytes_max = 64 << 20;  // likewise, of their requests
     int prompt_bytes_max = 4 << 20;
+    // Fields that a request does not set take what the model's generation_config.json says.
+    bool use_model_defaults = true;
   };
   Gateway(const Options& options, Backend& backend);
   ~Gateway();

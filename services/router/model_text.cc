@@ -9,8 +9,10 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/json.h"
+#include "base/names.h"
 #include "base/status_macros.h"
 #include "services/common/log.h"
+#include "services/router/chat_messages.h"
 
 namespace chorale {
 namespace {
@@ -34,11 +36,20 @@ absl::Status CheckPublicFields(const v1::GenerateRequest& request) {
   return absl::OkStatus();
 }
 
+// A template that does not know a role passes over its messages without a word.
+void RenameRole(OrderedJson& messages, const char* from, const char* to) {
+  for (OrderedJson& message : messages) {
+    const auto role = message.find("role");
+    if (role != message.end() && *role == from) *role = to;
+  }
+}
+
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const ModelText>> ModelText::Load(const std::string& folder) {
+absl::StatusOr<std::shared_ptr<const ModelText>> ModelText::Load(const std::string& folder,
+                                                                 const std::string& text_folder) {
   auto text = std::make_shared<ModelText>();
-  text->folder_ = folder;
+  text->folder_ = text_folder.empty() ? folder : text_folder;
   const std::string path = folder + "/tokenizer.json";
   if (!std::filesystem::exists(path)) return text;
   ASSIGN_OR_RETURN(text->tokenizer_, Tokenizer::Load(path));
@@ -47,11 +58,32 @@ absl::StatusOr<std::shared_ptr<const ModelText>> ModelText::Load(const std::stri
                                       static_cast<int64_t>(text->tokenizer_->BytesOf(id).size()));
   }
   text->token_bytes_max_ *= kNormalisingMax;
-  ASSIGN_OR_RETURN(text->config_, LoadTokenizerConfig(folder));
-  if (!text->config_.chat_template.empty()) {
-    ASSIGN_OR_RETURN(text->chat_template_, ChatTemplate::Parse(text->config_.chat_template));
-  }
+  ASSIGN_OR_RETURN(text->settings_, LoadTextSettings(text->folder_));
+  RETURN_IF_ERROR(text->LoadTemplates());
+  const auto added = [&](std::optional<bool> wanted, const char* token,
+                         const std::vector<TokenId>& otherwise) {
+    if (!wanted) return otherwise;
+    const auto id = text->tokenizer_->IdOf(text->settings_.Token(token));
+    return *wanted && id ? std::vector<TokenId>{*id} : std::vector<TokenId>{};
+  };
+  text->before_ =
+      added(text->settings_.add_bos_token, "bos_token", text->tokenizer_->added_before());
+  text->behind_ =
+      added(text->settings_.add_eos_token, "eos_token", text->tokenizer_->added_behind());
   return text;
+}
+
+// What is not understood is told once, and again to whoever asks for a chat.
+absl::Status ModelText::LoadTemplates() {
+  for (const auto& [name, source] : settings_.chat_templates) {
+    auto parsed = ChatTemplate::Parse(source);
+    if (!parsed.ok()) {
+      LogWarning("chats of the model in ", folder_,
+                 " are refused: ", absl::Utf8SafeCEscape(parsed.status().message()));
+    }
+    templates_.emplace(name, std::move(parsed));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<TokenId>> ModelText::Encode(const std::string& text,
@@ -63,7 +95,13 @@ absl::StatusOr<std::vector<TokenId>> ModelText::Encode(const std::string& text,
                         "context can hold; shorten it",
                         text.size(), tokens_max));
   }
-  return tokenizer_->Encode(text, add_special_tokens);
+  ASSIGN_OR_RETURN(std::vector<TokenId> tokens,
+                   tokenizer_->Encode(text, /*add_special_tokens=*/false));
+  if (add_special_tokens) {
+    tokens.insert(tokens.begin(), before_.begin(), before_.end());
+    tokens.insert(tokens.end(), behind_.begin(), behind_.end());
+  }
+  return tokens;
 }
 
 absl::StatusOr<std::vector<TokenId>> ModelText::Tokenize(const std::string& text,
@@ -75,40 +113,67 @@ absl::StatusOr<std::vector<TokenId>> ModelText::Tokenize(const std::string& text
   return Encode(text, /*add_special_tokens=*/true, tokens_max);
 }
 
-absl::StatusOr<std::vector<TokenId>> ModelText::RenderTokens(const OrderedJson& variables,
+// "tool_use", where there is one, for a chat with tools; else "default".
+absl::StatusOr<const ChatTemplate*> ModelText::TemplateFor(bool with_tools) const {
+  if (templates_.empty()) {
+    return absl::FailedPreconditionError(
+        "field 'messages': this model has no chat template; send a plain prompt instead");
+  }
+  auto found = with_tools ? templates_.find("tool_use") : templates_.end();
+  if (found == templates_.end()) found = templates_.find("default");
+  if (found == templates_.end()) {
+    std::vector<std::string> names;
+    for (const auto& [name, parsed] : templates_) names.push_back(name);
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "field 'messages': this model has no chat template 'default'%s; there is: %s",
+        with_tools ? " and none for tools" : "", ListNames(names)));
+  }
+  if (found->second.ok()) return found->second->get();
+  return absl::FailedPreconditionError(
+      absl::StrFormat("field 'messages': this model's chat template is not understood: %s",
+                      std::string(found->second.status().message())));
+}
+
+absl::StatusOr<std::vector<TokenId>> ModelText::RenderTokens(const ChatTemplate& chat_template,
+                                                             const OrderedJson& variables,
                                                              int64_t tokens_max) const {
-  ASSIGN_OR_RETURN(const std::string text, chat_template_->Render(variables));
+  const absl::StatusOr<std::string> text = chat_template.Render(variables);
+  // The template's fault as much as the request's: a chat that cannot be met.
+  if (!text.ok()) return absl::InvalidArgumentError(text.status().message());
   // The template writes the special tokens itself.
-  return Encode(text, /*add_special_tokens=*/false, tokens_max);
+  return Encode(*text, /*add_special_tokens=*/false, tokens_max);
+}
+
+// What every template may read, as the reference library hands it over.
+OrderedJson ModelText::VariablesOf(const OrderedJson& messages) const {
+  OrderedJson variables = {{"messages", messages},
+                           {"tools", nullptr},
+                           {"documents", nullptr},
+                           {"add_generation_prompt", false},
+                           // What strftime_now shows.
+                           {"current_time_unix", absl::ToUnixSeconds(absl::Now())}};
+  for (const auto& [name, text] : settings_.special_tokens) variables[name] = text;
+  return variables;
 }
 
 absl::StatusOr<Prompt> ModelText::PromptOfChat(const v1::Chat& chat, int public_messages,
                                                int64_t tokens_max) const {
-  if (chat_template_ == nullptr) {
-    return absl::FailedPreconditionError(
-        "field 'messages': this model has no chat template; send a plain prompt instead");
+  OrderedJson tools;
+  if (!chat.tools_json().empty()) {
+    ASSIGN_OR_RETURN(tools, ParseOrderedJson(chat.tools_json(), "tools"));
   }
+  ASSIGN_OR_RETURN(const ChatTemplate* chat_template, TemplateFor(!tools.is_null()));
   ASSIGN_OR_RETURN(OrderedJson messages, ParseOrderedJson(chat.messages_json(), "messages"));
-  if (!messages.is_array()) {
-    return absl::InvalidArgumentError("field 'messages': expected an array");
-  }
+  RETURN_IF_ERROR(ToTemplateForm(messages));
+  if (!chat_template->Mentions("developer")) RenameRole(messages, "developer", "system");
   if (public_messages < 0 || public_messages > static_cast<int64_t>(messages.size())) {
     return absl::InvalidArgumentError(
         absl::StrFormat("field 'public_messages': %d, expected 0 to the %d messages of the chat",
                         public_messages, messages.size()));
   }
-  OrderedJson alone = {{"bos_token", config_.bos_token},
-                       {"eos_token", config_.eos_token},
-                       // What strftime_now shows.
-                       {"current_time_unix", absl::ToUnixSeconds(absl::Now())},
-                       {"add_generation_prompt", false}};
-  OrderedJson whole = alone;
+  OrderedJson whole = VariablesOf(messages);
+  whole["tools"] = std::move(tools);
   whole["add_generation_prompt"] = true;
-  alone["messages"] = OrderedJson(messages.begin(), messages.begin() + public_messages);
-  whole["messages"] = std::move(messages);
-  if (!chat.tools_json().empty()) {
-    ASSIGN_OR_RETURN(whole["tools"], ParseOrderedJson(chat.tools_json(), "tools"));
-  }
   if (!chat.template_json().empty()) {
     ASSIGN_OR_RETURN(OrderedJson more,
                      ParseOrderedJson(chat.template_json(), "chat_template_kwargs"));
@@ -118,9 +183,12 @@ absl::StatusOr<Prompt> ModelText::PromptOfChat(const v1::Chat& chat, int public_
     for (auto& [key, value] : more.items()) whole[key] = value;
   }
   Prompt prompt;
-  ASSIGN_OR_RETURN(prompt.tokens, RenderTokens(whole, tokens_max));
+  ASSIGN_OR_RETURN(prompt.tokens, RenderTokens(*chat_template, whole, tokens_max));
   if (public_messages == 0) return prompt;
-  const absl::StatusOr<std::vector<TokenId>> tokens = RenderTokens(alone, tokens_max);
+  const OrderedJson alone =
+      VariablesOf(OrderedJson(messages.begin(), messages.begin() + public_messages));
+  const absl::StatusOr<std::vector<TokenId>> tokens =
+      RenderTokens(*chat_template, alone, tokens_max);
   if (!tokens.ok()) {
     std::call_once(public_refusal_, [&] {
       LogWarning(
@@ -161,12 +229,13 @@ absl::StatusOr<Prompt> ModelText::PromptOf(const v1::GenerateRequest& request,
   return absl::InvalidArgumentError("field 'prompt': give one of text, token_ids and chat");
 }
 
-absl::StatusOr<std::shared_ptr<const ModelText>> ModelTexts::Get(const std::string& folder) {
+absl::StatusOr<std::shared_ptr<const ModelText>> ModelTexts::Get(const std::string& folder,
+                                                                 const std::string& text_folder) {
   // Loading under the lock: whoever needs the same model waits for it instead of loading it twice.
   std::lock_guard lock(mutex_);
-  std::shared_ptr<const ModelText>& text = texts_[folder];
+  std::shared_ptr<const ModelText>& text = texts_[std::pair(folder, text_folder)];
   if (text == nullptr) {
-    absl::StatusOr<std::shared_ptr<const ModelText>> loaded = ModelText::Load(folder);
+    absl::StatusOr<std::shared_ptr<const ModelText>> loaded = ModelText::Load(folder, text_folder);
     if (!loaded.ok()) return loaded.status();
     text = *std::move(loaded);
   }

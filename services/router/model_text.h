@@ -1,9 +1,11 @@
 // ModelText: what a model needs to turn requests into prompts: tokenizer and chat template.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -11,6 +13,7 @@
 #include "base/json.h"
 #include "base/token.h"
 #include "chorale/v1/inference.pb.h"
+#include "model/checkpoint_settings.h"
 #include "model/text/chat_template.h"
 #include "model/text/tokenizer.h"
 
@@ -24,13 +27,16 @@ struct Prompt {
 // Immutable; shared between threads.
 class ModelText {
  public:
-  // Reads tokenizer.json and tokenizer_config.json of a model folder. A folder without
-  // tokenizer.json serves prompts of token ids only.
-  static absl::StatusOr<std::shared_ptr<const ModelText>> Load(const std::string& folder);
+  // Reads tokenizer.json of a model folder, and of `text_folder` special tokens and templates
+  // (model/checkpoint_settings.h); an empty one stands for the same folder. A folder without
+  // tokenizer.json serves prompts of token ids only. A template that is not understood costs the
+  // chat alone.
+  static absl::StatusOr<std::shared_ptr<const ModelText>> Load(const std::string& folder,
+                                                               const std::string& text_folder = "");
 
   // The token ids of a request's prompt. InvalidArgument names the field at fault, also for a text
   // that cannot be as few as `tokens_max` tokens: it is not tokenized. FailedPrecondition: the
-  // model has no tokenizer, or no chat template.
+  // model has no tokenizer, or no chat template that is understood.
   //
   // Of a chat, those leading tokens are public that the public messages also give alone, without
   // other messages, tools and variables: what a caller has not called public never is. None are
@@ -41,27 +47,36 @@ class ModelText {
  private:
   absl::StatusOr<Prompt> PromptOfChat(const v1::Chat& chat, int public_messages,
                                       int64_t tokens_max) const;
-  absl::StatusOr<std::vector<TokenId>> RenderTokens(const OrderedJson& variables,
+  absl::Status LoadTemplates();
+  absl::StatusOr<const ChatTemplate*> TemplateFor(bool with_tools) const;
+  OrderedJson VariablesOf(const OrderedJson& messages) const;
+  absl::StatusOr<std::vector<TokenId>> RenderTokens(const ChatTemplate& chat_template,
+                                                    const OrderedJson& variables,
                                                     int64_t tokens_max) const;
   absl::StatusOr<std::vector<TokenId>> Encode(const std::string& text, bool add_special_tokens,
                                               int64_t tokens_max) const;
 
   std::string folder_;
-  std::unique_ptr<const Tokenizer> tokenizer_;         // may be null
-  int64_t token_bytes_max_ = 0;                        // of the longest token
-  std::unique_ptr<const ChatTemplate> chat_template_;  // may be null
-  TokenizerConfig config_;
+  std::unique_ptr<const Tokenizer> tokenizer_;  // may be null
+  int64_t token_bytes_max_ = 0;                 // of the longest token
+  TextSettings settings_;
+  // By name. A template that is not understood is the status that says why.
+  std::map<std::string, absl::StatusOr<std::unique_ptr<const ChatTemplate>>> templates_;
+  std::vector<TokenId> before_, behind_;   // what is added to a plain prompt
   mutable std::once_flag public_refusal_;  // by the template; guards its log line
 };
 
-// The texts of the models in use, by folder. Thread safe; loading happens in the caller's thread.
+// The texts of the models in use, by their folders. Thread safe; loading happens in the caller's
+// thread.
 class ModelTexts {
  public:
-  absl::StatusOr<std::shared_ptr<const ModelText>> Get(const std::string& folder);
+  absl::StatusOr<std::shared_ptr<const ModelText>> Get(const std::string& folder,
+                                                       const std::string& text_folder);
 
  private:
   std::mutex mutex_;
-  absl::flat_hash_map<std::string, std::shared_ptr<const ModelText>> texts_;  // under mutex_
+  absl::flat_hash_map<std::pair<std::string, std::string>, std::shared_ptr<const ModelText>>
+      texts_;  // under mutex_
 };
 
 }  // namespace chorale

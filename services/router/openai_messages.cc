@@ -62,9 +62,13 @@ absl::Status CheckMessage(size_t index, Ordered& message) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "field '%s.role': expected a string such as \"user\", found %s", where, Excerpt(message)));
   }
+  if (Present(message, "function_call")) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field '%s.function_call': use tool_calls instead", where));
+  }
   const std::string content = where + ".content";
   if (!Present(message, "content")) {
-    if (Present(message, "tool_calls")) return absl::OkStatus();
+    if (message.at("role") == "assistant") return absl::OkStatus();
     return absl::InvalidArgumentError(
         absl::StrFormat("field '%s': it is missing; send a string", content));
   }
@@ -162,14 +166,23 @@ absl::Status ReadChat(std::string_view body, v1::GenerateRequest& request) {
   RETURN_IF_ERROR(ReadMessages(json, request));
   v1::Chat& chat = *request.mutable_chat();
   RETURN_IF_ERROR(ReadTools(json, chat));
+  Ordered variables = Ordered::object();
   if (Present(json, "chat_template_kwargs")) {
-    const Ordered& variables = json["chat_template_kwargs"];
+    variables = json["chat_template_kwargs"];
     if (!variables.is_object()) {
       return absl::InvalidArgumentError(absl::StrFormat(
           "field 'chat_template_kwargs': expected an object, found %s", Excerpt(variables)));
     }
-    chat.set_template_json(Dump(variables));
   }
+  if (Present(json, "add_generation_prompt")) {
+    const Ordered& adds = json["add_generation_prompt"];
+    if (!adds.is_boolean()) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "field 'add_generation_prompt': expected true or false, found %s", Excerpt(adds)));
+    }
+    variables["add_generation_prompt"] = adds;
+  }
+  if (!variables.empty()) chat.set_template_json(Dump(variables));
   return absl::OkStatus();
 }
 

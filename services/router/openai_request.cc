@@ -46,7 +46,6 @@ constexpr Refused kRefused[] = {
     {"allowed_token_ids", "[[]]", "use logit_bias instead"},
     {"skip_special_tokens", "[true]", "leave it out"},
     {"include_stop_str_in_output", "[false]", "leave it out and append the stop string yourself"},
-    {"add_generation_prompt", "[true]", "leave it out"},
     {"continue_final_message", "[false]", "use /v1/completions with the rendered text instead"},
     {"guided_json", "[]", "ask for the format in the prompt"},
     {"guided_regex", "[]", "ask for the format in the prompt"},

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "rpc/convert.h"
 #include "rpc/convert_blocks.h"
 #include "services/common/log.h"
 
@@ -89,6 +90,7 @@ absl::Status Worker::Load() {
                      load_progress_ = 0.5 * share;
                    }));
   RETURN_IF_ERROR(LoadTokenizer());
+  loader_->UseTokenizer(tokenizer_.get());
   ASSIGN_OR_RETURN(options_.engine.blocks, CountBlocks(options_, base()));
   std::vector<ModelSpec> specs = options_.catalog.models;
   if (options_.prompt_writers_only) {
@@ -150,6 +152,7 @@ absl::Status Worker::Serve(std::shared_ptr<const Model> model) {
   served.set_prompt_writer(std::string(model->prompt_writer.digest().AsBytes()));
   served.set_digest(std::string(model->digest.AsBytes()));
   SetContext(served);
+  SetGeneration(*model, served);
   served.set_vocab(base().config().vocab);
   served.set_block_bytes(base().kv_shape().block_bytes());
   if (!host_->Do([&](Engine& engine) { engine.SetModel(std::move(model)); })) {
@@ -159,6 +162,17 @@ absl::Status Worker::Serve(std::shared_ptr<const Model> model) {
   const std::string name = served.name();
   served_[name] = std::move(served);
   return absl::OkStatus();
+}
+
+// What its files say beside its weights. What they ask for in vain is told once, at load.
+void Worker::SetGeneration(const Model& model, v1::ServedModel& served) const {
+  const std::string& text = model.text_folder.empty() ? options_.catalog.base : model.text_folder;
+  served.set_text_folder(std::filesystem::absolute(text).string());
+  *served.mutable_defaults() = ToProto(model.generation.defaults);
+  for (const std::string& note : model.generation.notes) {
+    served.add_notes(note);
+    LogWarning("model '", model.name, "': ", note);
+  }
 }
 
 // How many tokens a request may have here, and why not more.

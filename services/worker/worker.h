@@ -84,6 +84,7 @@ class Worker {
   absl::Status MakeRegion();
   absl::Status Serve(std::shared_ptr<const Model> model);
   void SetContext(v1::ServedModel& served) const;
+  void SetGeneration(const Model& model, v1::ServedModel& served) const;
   int EndRetired(const std::string& name, const Drain& drain);
 
   WorkerOptions options_;

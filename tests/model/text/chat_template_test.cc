@@ -1,11 +1,8 @@
 #include "model/text/chat_template.h"
 
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <sstream>
-
-#include <unistd.h>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -65,10 +62,10 @@ TEST(ChatTemplateTest, RendersTheFormatOfMistral) { ExpectGolden("mistral"); }
 std::unique_ptr<const ChatTemplate> SharedTemplate(const std::string& name) {
   const char* shared = std::getenv("CHORALE_SHARED_DATA");
   if (!shared) return nullptr;
-  const auto config = LoadTokenizerConfig(std::string(shared) + "/tokenizers/" + name);
-  EXPECT_TRUE(config.ok()) << config.status();
-  if (!config.ok() || config->chat_template.empty()) return nullptr;
-  auto parsed = ChatTemplate::Parse(config->chat_template);
+  std::ifstream file(std::string(shared) + "/tokenizers/" + name + "/tokenizer_config.json");
+  const auto config = OrderedJson::parse(file, nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object() || !config.contains("chat_template")) return nullptr;
+  auto parsed = ChatTemplate::Parse(config["chat_template"].get<std::string>());
   EXPECT_TRUE(parsed.ok()) << parsed.status();
   return parsed.ok() ? std::move(*parsed) : nullptr;
 }
@@ -237,57 +234,6 @@ TEST(ChatTemplateTest, RefusesAContextThatIsNoObjectOrTooDeep) {
   for (int i = 0; i < 1000; ++i) deep = OrderedJson::array({std::move(deep)});
   EXPECT_EQ(Render("", {{"x", std::move(deep)}}).status().code(),
             absl::StatusCode::kInvalidArgument);
-}
-
-class TokenizerConfigTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    folder_ = std::filesystem::temp_directory_path() /
-              ("chorale_tokenizer_config_" + std::to_string(::getpid()));
-    std::filesystem::create_directories(folder_);
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
-  void Write(const std::string& name, const std::string& text) {
-    std::ofstream(folder_ / name) << text;
-  }
-  absl::StatusOr<TokenizerConfig> Load() { return LoadTokenizerConfig(folder_.string()); }
-
-  std::filesystem::path folder_;
-};
-
-TEST_F(TokenizerConfigTest, GivesAnEmptyConfigWithoutAFile) {
-  const auto config = Load();
-  ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(config->bos_token + config->eos_token + config->chat_template, "");
-}
-
-TEST_F(TokenizerConfigTest, ReadsTokensAsStringsAndObjects) {
-  Write("tokenizer_config.json",
-        R"({"bos_token": null, "eos_token": {"content": "</s>"}, "chat_template": "x"})");
-  const auto config = Load();
-  ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(config->bos_token, "");
-  EXPECT_EQ(config->eos_token, "</s>");
-  EXPECT_EQ(config->chat_template, "x");
-}
-
-TEST_F(TokenizerConfigTest, TakesTheDefaultOfNamedTemplates) {
-  Write("tokenizer_config.json", R"({"chat_template": [{"name": "tool_use", "template": "t"},
-                                     {"name": "default", "template": "d"}]})");
-  EXPECT_EQ(Load()->chat_template, "d");
-}
-
-TEST_F(TokenizerConfigTest, PrefersTheTemplateFileBesideIt) {
-  Write("tokenizer_config.json", R"({"chat_template": "old"})");
-  Write("chat_template.jinja", "new");
-  EXPECT_EQ(Load()->chat_template, "new");
-}
-
-TEST_F(TokenizerConfigTest, RefusesWrongTypesNamingTheField) {
-  Write("tokenizer_config.json", R"({"bos_token": 5})");
-  EXPECT_EQ(Load().status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(Load().status().message()), HasSubstr("bos_token"));
 }
 
 }  // namespace

@@ -136,5 +136,105 @@ TEST_F(PublicTokens, AreRefusedWhereTheyDoNotBelong) {
   ExpectRefused(text, "field 'public_messages': 1 without a chat");
 }
 
+// What the files say beside the tokenizer: templates and special tokens.
+class TextOfAModel : public testing::Test {
+ protected:
+  TextOfAModel() { Write("tokenizer.json", ByteTokenizerJson()); }
+  void Write(const std::string& name, const std::string& text) {
+    std::ofstream(folder_.path() + "/" + name) << text;
+  }
+  std::shared_ptr<const ModelText> Load() {
+    auto text = ModelText::Load(folder_.path());
+    EXPECT_TRUE(text.ok()) << text.status();
+    return *text;
+  }
+  static v1::GenerateRequest Chat(const std::string& messages) {
+    v1::GenerateRequest request;
+    request.mutable_chat()->set_messages_json(messages);
+    return request;
+  }
+  // The text of a chat's prompt.
+  std::string Shown(const v1::GenerateRequest& request) {
+    const auto prompt = Load()->PromptOf(request, kTokensMax);
+    EXPECT_TRUE(prompt.ok()) << prompt.status();
+    return (*Tokenizer::Parse(ByteTokenizerJson()))->Decode(prompt->tokens, false);
+  }
+
+  TempFolder folder_;
+};
+
+TEST_F(TextOfAModel, ATemplateThatIsNotUnderstoodCostsTheChatAlone) {
+  Write("chat_template.jinja", "a\n{% include 'x' %}");
+  const auto text = Load();
+  EXPECT_TRUE(text->Tokenize("the", kTokensMax).ok());
+  const absl::Status status =
+      text->PromptOf(Chat(R"([{"role": "user", "content": "x"}])"), kTokensMax).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("line 2: the statement 'include'"));
+}
+
+TEST_F(TextOfAModel, ATemplatesFaultIsTheRequests) {
+  for (const char* source : {"{{ messages|frobnicate }}", "{{ 1 / 0 }}", "{{ 'a'.encode() }}"}) {
+    Write("chat_template.jinja", source);
+    const absl::Status status =
+        Load()->PromptOf(Chat(R"([{"role": "user", "content": "x"}])"), kTokensMax).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  }
+}
+
+TEST_F(TextOfAModel, TakesTheTemplateForToolsWhenThereAreTools) {
+  Write("tokenizer_config.json",
+        R"({"chat_template": [{"name": "default", "template": "D{{ tools is none }}"},
+                              {"name": "tool_use", "template": "T{{ tools|length }}"}]})");
+  v1::GenerateRequest request = Chat(R"([{"role": "user", "content": "x"}])");
+  EXPECT_EQ(Shown(request), "DTrue");
+  request.mutable_chat()->set_tools_json("[{}]");
+  EXPECT_EQ(Shown(request), "T1");
+  Write("tokenizer_config.json",
+        R"({"chat_template": [{"name": "rag", "template": "R"}]})");
+  EXPECT_THAT(std::string(Load()->PromptOf(request, kTokensMax).status().message()),
+              HasSubstr("there is: rag"));
+}
+
+TEST_F(TextOfAModel, HandsSpecialTokensToTheTemplate) {
+  Write("chat_template.jinja",
+        "{{ bos_token }}|{{ pad_token }}|{{ eos_token is defined }}|{{ documents is none }}");
+  Write("tokenizer_config.json", R"({"bos_token": "<b>", "eos_token": null})");
+  Write("special_tokens_map.json", R"({"pad_token": {"content": "<p>"}})");
+  EXPECT_EQ(Shown(Chat(R"([{"role": "user", "content": "x"}])")), "<b>|<p>|False|True");
+}
+
+TEST_F(TextOfAModel, ADeveloperIsTheSystemWhereTheTemplateDoesNotKnowIt) {
+  const v1::GenerateRequest request = Chat(R"([{"role": "developer", "content": "x"}])");
+  Write("chat_template.jinja", "{{ messages[0].role }}");
+  EXPECT_EQ(Shown(request), "system");
+  Write("chat_template.jinja", "{{ messages[0].role == 'developer' }}");
+  EXPECT_EQ(Shown(request), "True");
+}
+
+TEST_F(TextOfAModel, TakesCallsInOpenAisForm) {
+  Write("chat_template.jinja",
+        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}"
+        "{{ c.function.arguments.a }}{% endfor %}{% endfor %}");
+  EXPECT_EQ(Shown(Chat(R"([{"role": "assistant", "content": null, "tool_calls":
+                           [{"function": {"name": "f", "arguments": "{\"a\": 5}"}}]}])")),
+            "5");
+}
+
+TEST_F(TextOfAModel, AddsTheTokensThatTheConfigAsksFor) {
+  const auto plain = *Load()->Tokenize("x", kTokensMax);
+  Write("tokenizer_config.json",
+        R"({"bos_token": "the", "eos_token": "in", "add_bos_token": true, "add_eos_token": true})");
+  const auto added = *Load()->Tokenize("x", kTokensMax);
+  const auto tokenizer = *Tokenizer::Parse(ByteTokenizerJson());
+  EXPECT_EQ(added, (std::vector<TokenId>{*tokenizer->IdOf("the"), plain[0],
+                                         *tokenizer->IdOf("in")}));
+  // The template writes its own.
+  Write("chat_template.jinja", "{{ bos_token }}x");
+  EXPECT_EQ(Load()->PromptOf(Chat(R"([{"role": "user", "content": "x"}])"), kTokensMax)
+                ->tokens.size(),
+            2u);
+}
+
 }  // namespace
 }  // namespace chorale
