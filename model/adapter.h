@@ -1,4 +1,5 @@
-// A LoRA adapter in the PEFT format: low-rank updates of a model's linear layers.
+// A LoRA adapter in the PEFT format: low-rank updates of a model's linear layers, of its embedding
+// and of its output matrix, or whole ones in place of the last two.
 #pragma once
 
 #include <array>
@@ -23,11 +24,25 @@ struct LowRank {
   bool present() const { return a.rows > 0; }
 };
 
-// Immutable once loaded; identified by its digest, never by a name.
+// x += scale * b a[token], of the embedding.
+struct EmbeddingUpdate {
+  kernels::PackedMatrix a;  // [vocab, rank]
+  kernels::PackedMatrix b;  // [hidden, rank]
+  float scale = 0;
+
+  bool present() const { return a.rows > 0; }
+};
+
+// Immutable once loaded; identified by its digest, never by a name. A part that it does not have is
+// empty. Updates come on top of what stands in place of the base's.
 struct Adapter {
   std::vector<std::array<LowRank, kLinears>> layers;  // [layer][Linear]
-  Digest digest;                                      // of the adapter's own tensors and settings
-  Digest module_digest;  // of base + adapter: the writer of its K/V blocks
+  EmbeddingUpdate embedding;
+  LowRank output;                       // of the matrix that gives logits
+  kernels::PackedMatrix own_embedding;  // [vocab, hidden], in place of the base's
+  kernels::PackedMatrix own_output;     // likewise
+  Digest digest;                        // of the adapter's own tensors and settings
+  Digest module_digest;                 // of base + adapter: the writer of its K/V blocks
 };
 
 }  // namespace chorale

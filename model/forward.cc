@@ -18,7 +18,7 @@ void ForwardPass::Run(const Transformer& transformer, std::span<const BatchSeque
   CHECK(kv.shape == transformer.kv_shape());
   Begin(batch);
   if (rows_ == 0) return;
-  kernels().embed(transformer.weights().embedding, tokens_, x_.data(), pool_);
+  Embed();
   for (int layer = 0; layer < config().layers; ++layer) {
     Qkv(layer);
     kernels().store_kv({.k = qkv_.data() + config().q_size(),
@@ -111,6 +111,33 @@ void ForwardPass::Norm(const float* x, const std::vector<float>& weight, float* 
                       .out = out,
                       .out_stride = config().hidden},
                      pool_);
+}
+
+// The rows' tokens, each by the embedding of its adapter: the base's or its own, and its update.
+void ForwardPass::Embed() {
+  const int hidden = config().hidden;
+  kernels().embed(transformer_->weights().embedding, tokens_, x_.data(), pool_);
+  for (const AdapterGroup& group : groups_) {
+    if (group.adapter == nullptr) continue;
+    const std::span<const TokenId> tokens = std::span(tokens_).subspan(group.row_begin, group.rows);
+    float* x = x_.data() + int64_t{group.row_begin} * hidden;
+    if (group.adapter->own_embedding.rows > 0) {
+      kernels().embed(group.adapter->own_embedding, tokens, x, pool_);
+    }
+    const EmbeddingUpdate& update = group.adapter->embedding;
+    if (!update.present()) continue;
+    shrunk_.resize(static_cast<size_t>(group.rows) * update.a.cols);
+    kernels().embed(update.a, tokens, shrunk_.data(), pool_);
+    for (float& value : shrunk_) value *= update.scale;
+    kernels().matmul({.w = update.b,
+                      .x = shrunk_.data(),
+                      .m = group.rows,
+                      .x_stride = update.a.cols,
+                      .y = x,
+                      .y_stride = hidden,
+                      .accumulate = true},
+                     pool_);
+  }
 }
 
 // Adds what the adapters of the batch's rows say about one linear layer.
@@ -276,6 +303,40 @@ void ForwardPass::Logits(std::vector<float>& logits) {
                     .y = logits.data() + before,
                     .y_stride = config().vocab},
                    pool_);
+  AdaptLogits(logits.data() + before);
+}
+
+// What the adapters of the rows that are left say about the output matrix.
+void ForwardPass::AdaptLogits(float* logits) {
+  const int64_t vocab = config().vocab;
+  const int64_t hidden = config().hidden;
+  adapter_rows_.clear();
+  for (const AdapterGroup& group : groups_) {
+    if (group.adapter == nullptr) continue;
+    if (group.adapter->own_output.rows > 0) {
+      kernels().matmul({.w = group.adapter->own_output,
+                        .x = normed_.data() + group.row_begin * hidden,
+                        .m = group.rows,
+                        .x_stride = hidden,
+                        .y = logits + group.row_begin * vocab,
+                        .y_stride = vocab},
+                       pool_);
+    }
+    const LowRank& update = group.adapter->output;
+    if (!update.present()) continue;
+    adapter_rows_.push_back({.row_begin = group.row_begin,
+                             .rows = group.rows,
+                             .a = &update.a,
+                             .b = &update.b,
+                             .scale = update.scale});
+  }
+  if (adapter_rows_.empty()) return;
+  kernels().adapters({.groups = adapter_rows_,
+                      .x = normed_.data(),
+                      .x_stride = hidden,
+                      .y = logits,
+                      .y_stride = vocab},
+                     pool_);
 }
 
 }  // namespace chorale

@@ -49,11 +49,13 @@ class ForwardPass {
   void Begin(std::span<const BatchSequence> batch);
   void AddReaders(std::span<const BatchSequence> batch);
   void SizeScratch();
+  void Embed();
   void Qkv(int layer);
   void Attend(int layer, kernels::KvMemory kv);
   void Project(int layer);
   void FeedForward(int layer);
   void Logits(std::vector<float>& logits);
+  void AdaptLogits(float* logits);
   void KeepRowsWithLogits(std::span<const BatchSequence> batch);
 
   const ModelConfig& config() const { return transformer_->config(); }
@@ -87,6 +89,7 @@ class ForwardPass {
   std::vector<float> attended_;   // [rows, q_size]
   std::vector<float> gate_up_;    // [rows, 2 ffn]
   std::vector<float> activated_;  // [rows, ffn]
+  std::vector<float> shrunk_;     // [rows, rank] of an embedding's update
 };
 
 }  // namespace chorale

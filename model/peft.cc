@@ -1,151 +1,242 @@
 #include "model/peft.h"
 
 #include <bit>
-#include <cmath>
-#include <optional>
+#include <fstream>
+#include <map>
 #include <set>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/json.h"
 #include "base/status_macros.h"
+#include "model/config_fields.h"
 #include "model/digest.h"
 #include "model/linears.h"
+#include "model/peft_config.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
 
 namespace chorale {
 namespace {
 
-constexpr int kRankMax = 4096;
+constexpr std::string_view kPrefix = "base_model.model.";
+constexpr char kEmbedding[] = "model.embed_tokens";
+constexpr char kOutput[] = "lm_head";
 
-struct PeftConfig {
-  int rank = 0;
-  double scale = 0;
-  std::array<bool, kLinears> targets{};
-  std::optional<std::set<int>> layers;  // unset: all
+// What a tensor is to its module.
+enum class Part { kA, kB, kEmbeddingA, kEmbeddingB, kWhole };
+
+// How keys end. Between a part's name and ".weight" may stand the name of the adapter.
+struct Ending {
+  std::string_view name;
+  Part part;
+};
+constexpr Ending kEndings[] = {
+    {".lora_A", Part::kA},
+    {".lora_B", Part::kB},
+    {".lora_embedding_A", Part::kEmbeddingA},
+    {".lora_embedding_B", Part::kEmbeddingB},
+    {".modules_to_save", Part::kWhole},
+    {".base_layer", Part::kWhole},  // a targeted embedding, saved along with its update
 };
 
-bool IsEmpty(const Json& value) {
-  return value.is_null() || value == false ||
-         ((value.is_array() || value.is_object()) && value.empty());
+struct Place {
+  std::string module;
+  Part part = Part::kWhole;
+
+  auto operator<=>(const Place&) const = default;
+};
+
+// The module as the whole model names it, and the part, of a key.
+Place PlaceOf(std::string_view key) {
+  if (key.starts_with(kPrefix)) key.remove_prefix(kPrefix.size());
+  Place place;
+  if (key.starts_with("layers.") || key.starts_with("embed_tokens.")) place.module = "model.";
+  if (key.ends_with(".weight")) key.remove_suffix(std::string_view(".weight").size());
+  for (const Ending& ending : kEndings) {
+    const size_t at = key.rfind(ending.name);
+    if (at == std::string_view::npos) continue;
+    const std::string_view rest = key.substr(at + ending.name.size());
+    const bool named = rest.starts_with(".") && rest.find('.', 1) == std::string_view::npos;
+    if (!rest.empty() && !named) continue;
+    place.module += std::string(key.substr(0, at));
+    place.part = ending.part;
+    return place;
+  }
+  place.module += std::string(key);
+  return place;
 }
 
-// Fields that change results when they are set, and are not known here.
-absl::Status RefuseUnknown(const Json& json) {
-  for (const char* field : {"use_dora", "modules_to_save", "rank_pattern", "alpha_pattern",
-                            "layer_replication", "fan_in_fan_out", "lora_bias", "use_qalora",
-                            "trainable_token_indices", "target_parameters", "exclude_modules"}) {
-    const auto it = json.find(field);
-    if (it != json.end() && !IsEmpty(*it)) {
-      return absl::UnimplementedError(
-          absl::StrFormat("field '%s': %s is not supported; merge the adapter or train it without",
-                          field, DumpJson(*it).substr(0, 80)));
+// How a key is written when it is missing.
+std::string KeyOf(const Place& place) {
+  static constexpr const char* kEnds[] = {".lora_A.weight", ".lora_B.weight", ".lora_embedding_A",
+                                          ".lora_embedding_B", ".weight"};
+  return absl::StrCat(std::string(kPrefix), place.module, kEnds[static_cast<int>(place.part)]);
+}
+
+// Tells what was read, in one form for all spellings of an adapter.
+class PeftReader {
+ public:
+  PeftReader(const PeftConfig& peft, const ModelConfig& config, const Checkpoint& checkpoint,
+             const kernels::Kernels& kernels, kernels::DType dtype, kernels::ThreadPool& pool)
+      : peft_(peft),
+        config_(config),
+        checkpoint_(checkpoint),
+        kernels_(kernels),
+        dtype_(dtype),
+        pool_(pool) {}
+
+  absl::StatusOr<std::unique_ptr<Adapter>> Read() {
+    for (const Tensor* tensor : checkpoint_.tensors()) {
+      const auto [at, is_new] = keys_.emplace(PlaceOf(tensor->name), tensor->name);
+      if (!is_new) {
+        return absl::InvalidArgumentError(absl::StrFormat(
+            "tensors '%s' and '%s' are the same part of one module", at->second, tensor->name));
+      }
     }
-  }
-  ASSIGN_OR_RETURN(const std::string type, JsonString(json, "peft_type"));
-  if (type != "LORA") {
-    return absl::UnimplementedError(
-        absl::StrFormat("field 'peft_type': '%s' is not known; expected LORA", type.substr(0, 80)));
-  }
-  ASSIGN_OR_RETURN(const std::string bias, JsonString(json, "bias", "none"));
-  if (bias != "none") {
-    return absl::UnimplementedError(
-        absl::StrFormat("field 'bias': '%s' is not supported; expected none", bias.substr(0, 80)));
-  }
-  return absl::OkStatus();
-}
-
-// A target is "q_proj" or "self_attn.q_proj".
-absl::Status AddTarget(const std::string& target, PeftConfig& config) {
-  for (int i = 0; i < kLinears; ++i) {
-    const std::string name(kLinearNames[i]);
-    if (target == name || absl::EndsWith(name, "." + target)) {
-      config.targets[i] = true;
-      return absl::OkStatus();
-    }
-  }
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "field 'target_modules': this model has no linear layer '%s'; known are q_proj, k_proj, "
-      "v_proj, o_proj, gate_proj, up_proj, down_proj",
-      target.substr(0, 80)));
-}
-
-absl::Status ParseTargets(const Json& json, PeftConfig& config) {
-  const auto it = json.find("target_modules");
-  if (it != json.end() && it->is_string() && *it == "all-linear") {
-    config.targets.fill(true);
-    return absl::OkStatus();
-  }
-  if (it == json.end() || !it->is_array() || it->empty()) {
-    return absl::InvalidArgumentError(
-        "field 'target_modules': expected a list of names or \"all-linear\"");
-  }
-  for (const Json& target : *it) {
-    if (!target.is_string()) {
-      return absl::InvalidArgumentError("field 'target_modules': expected names");
-    }
-    RETURN_IF_ERROR(AddTarget(target.get<std::string>(), config));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ParseLayers(const Json& json, int layers, PeftConfig& config) {
-  const auto it = json.find("layers_to_transform");
-  if (it == json.end() || it->is_null()) return absl::OkStatus();
-  config.layers.emplace();
-  for (const Json& layer : it->is_array() ? *it : Json::array({*it})) {
-    if (!layer.is_number_integer() || layer < 0 || layer >= layers) {
+    auto adapter = std::make_unique<Adapter>();
+    RETURN_IF_ERROR(ReadLinears(*adapter));
+    RETURN_IF_ERROR(ReadOutput(*adapter));
+    RETURN_IF_ERROR(ReadEmbedding(*adapter));
+    if (read_.empty()) {
       return absl::InvalidArgumentError(
-          absl::StrFormat("field 'layers_to_transform': %s is not a layer of this model (0 to %d)",
-                          DumpJson(layer).substr(0, 80), layers - 1));
+          absl::StrFormat("adapter_config.json: field 'target_modules': %s matches no module of "
+                          "this model; it has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, "
+                          "down_proj, lm_head and embed_tokens",
+                          peft_.targets_text()));
     }
-    config.layers->insert(layer.get<int>());
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<PeftConfig> ParsePeftConfig(const Json& json, int layers) {
-  if (!json.is_object()) return absl::InvalidArgumentError("expected a JSON object");
-  RETURN_IF_ERROR(RefuseUnknown(json));
-  PeftConfig config;
-  ASSIGN_OR_RETURN(const int64_t rank, JsonInt(json, "r"));
-  if (rank < 1 || rank > kRankMax) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("field 'r': %d is not within [1, %d]", rank, kRankMax));
-  }
-  config.rank = static_cast<int>(rank);
-  ASSIGN_OR_RETURN(const double alpha, JsonNumber(json, "lora_alpha"));
-  if (!std::isfinite(alpha) || std::abs(alpha) > 1e6) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("field 'lora_alpha': %g is not within [-1e6, 1e6]", alpha));
-  }
-  ASSIGN_OR_RETURN(const bool rslora, JsonBool(json, "use_rslora", false));
-  // LoRA (arXiv 2106.09685), section 4.1; rank-stabilised (arXiv 2312.03732), section 3.
-  config.scale = alpha / (rslora ? std::sqrt(config.rank) : config.rank);
-  RETURN_IF_ERROR(ParseTargets(json, config));
-  RETURN_IF_ERROR(ParseLayers(json, layers, config));
-  return config;
-}
-
-// The first tensor of the file that the adapter did not read.
-absl::Status RefuseUnread(const Checkpoint& checkpoint, const TensorDigests& read) {
-  for (const Tensor* tensor : checkpoint.tensors()) {
-    if (!read.contains(tensor->name)) {
+    for (const auto& [place, key] : keys_) {
+      if (read_.contains(place)) continue;
       return absl::InvalidArgumentError(absl::StrFormat(
           "tensor '%s' belongs to no target module of this model: the adapter was made for another "
           "base, or adapter_config.json does not list it",
-          tensor->name));
+          key));
     }
+    adapter->digest = digest_.Finish();
+    return adapter;
   }
-  return absl::OkStatus();
-}
 
-absl::Status InFile(const std::string& file, const absl::Status& status) {
-  return absl::Status(status.code(),
-                      absl::StrFormat("%s: %s", file, std::string(status.message())));
+ private:
+  bool Has(const Place& place) const { return keys_.contains(place); }
+
+  // The tensor of a part, whose shape must be this.
+  absl::StatusOr<Tensor> Get(const Place& place, std::vector<int64_t> shape) {
+    const auto found = keys_.find(place);
+    const std::string key = found == keys_.end() ? KeyOf(place) : found->second;
+    ASSIGN_OR_RETURN(Tensor tensor, checkpoint_.Get(key, shape));
+    read_.insert(place);
+    // Named by its place: spellings of one adapter have one digest.
+    Tensor named = tensor;
+    named.name = KeyOf(place);
+    digest_.AddString(named.name).AddString(DigestOfTensor(named).AsBytes());
+    return tensor;
+  }
+  absl::StatusOr<kernels::PackedMatrix> GetPacked(const Place& place, std::vector<int64_t> shape) {
+    ASSIGN_OR_RETURN(const Tensor tensor, Get(place, std::move(shape)));
+    return PackTensors({&tensor, 1}, kernels_, dtype_, pool_);
+  }
+
+  float Scale(const std::string& module) {
+    const double scale = peft_.ScaleOf(module);
+    digest_.AddInt(std::bit_cast<int64_t>(scale));
+    return static_cast<float>(scale);
+  }
+
+  absl::Status ReadLowRank(const std::string& module, LinearShape shape, LowRank& low_rank) {
+    const int rank = peft_.RankOf(module);
+    ASSIGN_OR_RETURN(low_rank.a, GetPacked({module, Part::kA}, {rank, shape.in}));
+    ASSIGN_OR_RETURN(low_rank.b, GetPacked({module, Part::kB}, {shape.out, rank}));
+    low_rank.scale = Scale(module);
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadLinears(Adapter& adapter) {
+    adapter.layers.resize(config_.layers);
+    for (int layer = 0; layer < config_.layers; ++layer) {
+      for (int i = 0; i < kLinears; ++i) {
+        const Linear linear = static_cast<Linear>(i);
+        const std::string module = ModuleName(layer, linear);
+        if (!peft_.Targets(module, /*is_linear=*/true)) continue;
+        RETURN_IF_ERROR(ReadLowRank(module, ShapeOf(config_, linear), adapter.layers[layer][i]));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // A whole matrix: one that is saved, or one that came along with its update.
+  absl::Status ReadWhole(const std::string& module, bool targeted, kernels::PackedMatrix& whole) {
+    const Place place = {module, Part::kWhole};
+    if (!peft_.Saves(module) && !(targeted && Has(place))) return absl::OkStatus();
+    ASSIGN_OR_RETURN(whole, GetPacked(place, {config_.vocab, config_.hidden}));
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadOutput(Adapter& adapter) {
+    const bool targeted = peft_.Targets(kOutput, /*is_linear=*/false);
+    RETURN_IF_ERROR(ReadWhole(kOutput, targeted, adapter.own_output));
+    if (!targeted) return absl::OkStatus();
+    return ReadLowRank(kOutput, {.out = config_.vocab, .in = config_.hidden}, adapter.output);
+  }
+
+  absl::Status ReadEmbedding(Adapter& adapter) {
+    const bool targeted = peft_.Targets(kEmbedding, /*is_linear=*/false);
+    RETURN_IF_ERROR(ReadWhole(kEmbedding, targeted, adapter.own_embedding));
+    const bool ties = peft_.ties_weights() && config_.tied_embeddings;
+    if (ties && targeted) {
+      return absl::UnimplementedError(
+          "adapter_config.json: field 'ensure_weight_tying': not supported for an update of "
+          "embed_tokens; save it whole");
+    }
+    if (ties && adapter.own_embedding.rows > 0 && adapter.own_output.rows == 0) {
+      ASSIGN_OR_RETURN(adapter.own_output,
+                       GetPacked({kEmbedding, Part::kWhole}, {config_.vocab, config_.hidden}));
+    }
+    if (!targeted) return absl::OkStatus();
+    const int rank = peft_.RankOf(kEmbedding);
+    ASSIGN_OR_RETURN(const Tensor a, Get({kEmbedding, Part::kEmbeddingA}, {rank, config_.vocab}));
+    adapter.embedding.a = PackTransposed(a, rank, config_.vocab);
+    ASSIGN_OR_RETURN(adapter.embedding.b,
+                     GetPacked({kEmbedding, Part::kEmbeddingB}, {config_.hidden, rank}));
+    adapter.embedding.scale = Scale(kEmbedding);
+    return absl::OkStatus();
+  }
+
+  // PEFT keeps a of an embedding as [rank, vocab]; rows are looked up by token.
+  kernels::PackedMatrix PackTransposed(const Tensor& tensor, int rows, int cols) {
+    const std::vector<float> values = ToFloats(tensor);
+    std::vector<float> transposed(values.size());
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t col = 0; col < cols; ++col) {
+        transposed[col * rows + row] = values[row * cols + col];
+      }
+    }
+    const kernels::MatrixView view = {
+        .data = transposed.data(), .dtype = kernels::DType::kF32, .rows = cols, .cols = rows};
+    return kernels_.pack({&view, 1}, dtype_, pool_);
+  }
+
+  const PeftConfig& peft_;
+  const ModelConfig& config_;
+  const Checkpoint& checkpoint_;
+  const kernels::Kernels& kernels_;
+  const kernels::DType dtype_;
+  kernels::ThreadPool& pool_;
+  std::map<Place, std::string> keys_;  // as the file has them
+  std::set<Place> read_;
+  DigestBuilder digest_;
+};
+
+// The file as an object that keeps the order of its keys; known to be JSON within the limits.
+absl::StatusOr<OrderedJson> ReadOrdered(const std::string& path) {
+  RETURN_IF_ERROR(ParseJsonFile(path).status());
+  std::ifstream in(path, std::ios::binary);
+  OrderedJson json = OrderedJson::parse(in, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded())
+    return absl::InvalidArgumentError(path + ": it changed while it was read");
+  return json;
 }
 
 }  // namespace
@@ -154,42 +245,15 @@ absl::StatusOr<std::unique_ptr<const Adapter>> LoadPeftAdapter(
     const std::string& folder, const ModelConfig& config, const Digest& base,
     const kernels::Kernels& kernels, kernels::DType dtype, kernels::ThreadPool& pool) {
   const std::string config_path = folder + "/adapter_config.json";
-  ASSIGN_OR_RETURN(const Json json, ParseJsonFile(config_path));
-  absl::StatusOr<PeftConfig> peft = ParsePeftConfig(json, config.layers);
-  if (!peft.ok()) return InFile(config_path, peft.status());
+  ASSIGN_OR_RETURN(const OrderedJson json, ReadOrdered(config_path));
+  const absl::StatusOr<PeftConfig> peft = PeftConfig::Parse(json, config.layers);
+  if (!peft.ok()) return Within(config_path, peft.status());
   ASSIGN_OR_RETURN(const auto checkpoint,
                    Checkpoint::OpenFile(folder + "/adapter_model.safetensors"));
-
-  auto adapter = std::make_unique<Adapter>();
-  adapter->layers.resize(config.layers);
-  TensorDigests read;
-  const auto load = [&](const std::string& name, int rows,
-                        int cols) -> absl::StatusOr<kernels::PackedMatrix> {
-    const int64_t shape[] = {rows, cols};
-    ASSIGN_OR_RETURN(const Tensor tensor, checkpoint->Get(name, shape));
-    read[name] = DigestOfTensor(tensor);
-    return PackTensors({&tensor, 1}, kernels, dtype, pool);
-  };
-  for (int layer = 0; layer < config.layers; ++layer) {
-    if (peft->layers && !peft->layers->contains(layer)) continue;
-    for (int i = 0; i < kLinears; ++i) {
-      if (!peft->targets[i]) continue;
-      const LinearShape shape = ShapeOf(config, static_cast<Linear>(i));
-      const std::string name = "base_model.model." + ModuleName(layer, static_cast<Linear>(i));
-      LowRank& low_rank = adapter->layers[layer][i];
-      ASSIGN_OR_RETURN(low_rank.a, load(name + ".lora_A.weight", peft->rank, shape.in));
-      ASSIGN_OR_RETURN(low_rank.b, load(name + ".lora_B.weight", shape.out, peft->rank));
-      low_rank.scale = static_cast<float>(peft->scale);
-    }
-  }
-  RETURN_IF_ERROR(RefuseUnread(*checkpoint, read));
-
-  DigestBuilder digest;
-  digest.AddString("chorale adapter").AddInt(std::bit_cast<int64_t>(peft->scale));
-  for (const auto& [name, tensor] : read) digest.AddString(name).AddString(tensor.AsBytes());
-  adapter->digest = digest.Finish();
+  ASSIGN_OR_RETURN(std::unique_ptr<Adapter> adapter,
+                   PeftReader(*peft, config, *checkpoint, kernels, dtype, pool).Read());
   adapter->module_digest = DigestOfModule(base, adapter->digest);
-  return adapter;
+  return std::unique_ptr<const Adapter>(std::move(adapter));
 }
 
 }  // namespace chorale

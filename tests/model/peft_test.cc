@@ -207,20 +207,39 @@ TEST_F(PeftTest, NamesTheFieldAndItsValue) {
       {"target_modules",
        {"c_attn"},
        absl::StatusCode::kInvalidArgument,
-       "no linear layer 'c_attn'"},
-      {"target_modules", {"proj"}, absl::StatusCode::kInvalidArgument, "no linear layer 'proj'"},
-      {"target_modules", {""}, absl::StatusCode::kInvalidArgument, "no linear layer ''"},
-      {"target_modules", ".*_proj", absl::StatusCode::kInvalidArgument, "'target_modules'"},
-      {"target_modules", {5}, absl::StatusCode::kInvalidArgument, "'target_modules'"},
+       "'target_modules': [\"c_attn\"] matches no module"},
+      {"target_modules", {"proj"}, absl::StatusCode::kInvalidArgument, "matches no module"},
+      {"target_modules", "q_proj", absl::StatusCode::kInvalidArgument, "matches no module"},
+      {"target_modules", {""}, absl::StatusCode::kInvalidArgument, "expected names, found [\"\"]"},
+      {"target_modules", {5}, absl::StatusCode::kInvalidArgument, "expected names, found [5]"},
+      {"target_modules", 5, absl::StatusCode::kInvalidArgument, "expected names, found 5"},
+      {"target_modules", nullptr, absl::StatusCode::kInvalidArgument, "expected a list of names"},
+      {"target_modules", "(q_proj", absl::StatusCode::kInvalidArgument, "is no regular expression"},
+      {"exclude_modules", "(", absl::StatusCode::kInvalidArgument, "'exclude_modules': '('"},
+      {"rank_pattern", {{"(", 8}}, absl::StatusCode::kInvalidArgument, "'rank_pattern'"},
+      {"rank_pattern",
+       {{"q_proj", 0}},
+       absl::StatusCode::kInvalidArgument,
+       "'rank_pattern.q_proj': 0 is not within"},
+      {"rank_pattern", {8}, absl::StatusCode::kInvalidArgument, "expected an object"},
+      {"alpha_pattern",
+       {{"q_proj", "a"}},
+       absl::StatusCode::kInvalidArgument,
+       "'alpha_pattern.q_proj'"},
+      {"use_rslora", 1, absl::StatusCode::kInvalidArgument, "'use_rslora': expected true or false"},
+      {"init_lora_weights", "pissa_niter_4", absl::StatusCode::kUnimplemented,
+       "\"pissa_niter_4\" changes the base's weights"},
+      {"lora_bias", true, absl::StatusCode::kUnimplemented, "'lora_bias'"},
+      {"trainable_token_indices", {1}, absl::StatusCode::kUnimplemented, "'trainable_token"},
       {"r", 0, absl::StatusCode::kInvalidArgument, "'r': 0 is not within"},
       {"r", 1 << 20, absl::StatusCode::kInvalidArgument, "'r': 1048576 is not within"},
-      {"lora_alpha", "16", absl::StatusCode::kInvalidArgument, "'lora_alpha': expected a number"},
-      {"lora_alpha", 1e9, absl::StatusCode::kInvalidArgument, "'lora_alpha': 1e+09"},
+      {"lora_alpha", "16", absl::StatusCode::kInvalidArgument, "'lora_alpha': \"16\""},
+      {"lora_alpha", 1e9, absl::StatusCode::kInvalidArgument, "'lora_alpha': 1000000000.0"},
       {"layers_to_transform", {2}, absl::StatusCode::kInvalidArgument, "2 is not a layer"},
       {"use_dora", true, absl::StatusCode::kUnimplemented, "'use_dora': true is not supported"},
-      {"bias", "all", absl::StatusCode::kUnimplemented, "'bias': 'all'"},
-      {"modules_to_save", {"lm_head"}, absl::StatusCode::kUnimplemented, "'modules_to_save'"},
-      {"rank_pattern", {{"q_proj", 8}}, absl::StatusCode::kUnimplemented, "'rank_pattern'"},
+      {"bias", "all", absl::StatusCode::kUnimplemented, "'bias': \"all\""},
+      {"modules_to_save", {"norm"}, absl::StatusCode::kUnimplemented, "'norm' is not supported"},
+      {"modules_to_save", "lm_head", absl::StatusCode::kInvalidArgument, "expected a list"},
       {"peft_type", "IA3", absl::StatusCode::kUnimplemented, "'peft_type': 'IA3'"},
   };
   for (const auto& [field, value, code, message] : kRefusals) {
@@ -234,6 +253,85 @@ TEST_F(PeftTest, NamesTheFieldAndItsValue) {
                                std::filesystem::copy_options::overwrite_existing);
   }
   EXPECT_TRUE(model_->LoadAdapter(adapter_.path(), pool_).ok());
+}
+
+TEST_F(PeftTest, RefusesLayersThatAreAtOddsWithTheirNames) {
+  ChangeConfig("layers_to_transform", {0});
+  ChangeConfig("layers_pattern", {"h"});
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "are called layers");
+  ChangeConfig("layers_pattern", nullptr);
+  ChangeConfig("target_modules", ".*_proj");
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "target_modules is a regular expression");
+}
+
+TEST_F(PeftTest, RefusesOnePartTwice) {
+  std::vector<FileTensor> tensors = AdapterTensors();
+  FileTensor twin = tensors[0];
+  ASSERT_TRUE(twin.name.ends_with(".lora_A.weight"));
+  twin.name.replace(twin.name.find(".weight"), 7, ".default.weight");
+  tensors.push_back(twin);
+  WriteFile(TensorsPath(), SafetensorsBytes(tensors));
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "are the same part of one module");
+}
+
+// Whatever the adapters of other rows do to embedding and output, a row is what it is alone.
+TEST_F(PeftTest, RowsOfABatchDoNotFeelEachOthersAdapters) {
+  const ModelConfig config = TinyConfig();
+  const auto tensor = [&](const std::string& name, std::vector<int64_t> shape, int salt) {
+    std::vector<float> values(shape[0] * shape[1]);
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = 0.1f * std::sin(static_cast<float>(i * 7 + salt));
+    }
+    return FileTensor{name, "F32", shape,
+                      std::string(reinterpret_cast<const char*>(values.data()), values.size() * 4)};
+  };
+  const int64_t vocab = config.vocab, hidden = config.hidden;
+  const auto load = [&](const Json& extra, const std::vector<FileTensor>& tensors) {
+    const TempFolder folder;
+    Json json = {{"peft_type", "LORA"}, {"r", 2}, {"lora_alpha", 4}};
+    json.update(extra);
+    WriteFile(folder.path() + "/adapter_config.json", json.dump());
+    WriteFile(folder.path() + "/adapter_model.safetensors", SafetensorsBytes(tensors));
+    auto adapter = model_->LoadAdapter(folder.path(), pool_);
+    EXPECT_TRUE(adapter.ok()) << adapter.status();
+    return *std::move(adapter);
+  };
+  std::vector<std::shared_ptr<const Adapter>> adapters = {nullptr};
+  adapters.push_back(
+      load({{"target_modules", {"lm_head"}}}, {tensor("lm_head.lora_A.weight", {2, hidden}, 1),
+                                               tensor("lm_head.lora_B.weight", {vocab, 2}, 2)}));
+  adapters.push_back(load({{"target_modules", {"embed_tokens"}}},
+                          {tensor("model.embed_tokens.lora_embedding_A", {2, vocab}, 3),
+                           tensor("model.embed_tokens.lora_embedding_B", {hidden, 2}, 4)}));
+  adapters.push_back(load({{"target_modules", {"lm_head"}},
+                           {"modules_to_save", {"embed_tokens"}},
+                           {"rank_pattern", {{"lm_head", 3}}}},
+                          {tensor("lm_head.lora_A.weight", {3, hidden}, 5),
+                           tensor("lm_head.lora_B.weight", {vocab, 3}, 6),
+                           tensor("model.embed_tokens.weight", {vocab, hidden}, 7)}));
+  adapters.push_back(*model_->LoadAdapter(adapter_.path(), pool_));
+  std::vector<std::vector<float>> alone;
+  for (const auto& adapter : adapters) {
+    alone.push_back(LogitsOf(*model_, Tokens(20, 5), 0, adapter.get()));
+  }
+  for (size_t i = 1; i < alone.size(); ++i) EXPECT_NE(alone[0], alone[i]) << i;
+  Memory memory(*model_, static_cast<int>(2 * adapters.size()));
+  std::vector<std::vector<kernels::BlockId>> blocks;
+  const std::vector<TokenId> tokens = Tokens(20, 5);
+  std::vector<BatchSequence> batch;
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    blocks.push_back({static_cast<int>(2 * i), static_cast<int>(2 * i + 1)});
+  }
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    batch.push_back({.tokens = tokens,
+                     .blocks = blocks[i],
+                     .adapter = adapters[i].get(),
+                     .wants_logits = true});
+  }
+  const std::vector<float> together = RunBatch(*model_, batch, memory.kv());
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    EXPECT_TRUE(std::equal(alone[i].begin(), alone[i].end(), together.begin() + i * vocab)) << i;
+  }
 }
 
 TEST_F(PeftTest, NamesMissingFiles) {

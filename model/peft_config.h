@@ -1,0 +1,69 @@
+// What an adapter_config.json of the PEFT library asks for: which modules have updates, of which
+// rank and scale, and which are saved whole.
+#pragma once
+
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/json.h"
+#include "model/name_pattern.h"
+
+namespace chorale {
+
+// Modules have their names in the whole model: "model.layers.0.self_attn.q_proj", "lm_head",
+// "model.embed_tokens". An adapter of the body alone leaves "model." out; both are tried.
+class PeftConfig {
+ public:
+  // InvalidArgument names the field, its value and what is allowed; Unimplemented a feature that
+  // changes results and is not known: DoRA, biases, layer replication and the like, and starts that
+  // change the base's weights. Patterns are tried in the order of the text.
+  static absl::StatusOr<PeftConfig> Parse(const OrderedJson& json, int layers);
+
+  // Whether the module has an update. `is_linear`: all-linear means it.
+  bool Targets(const std::string& module, bool is_linear) const;
+  // Whether the module is saved whole (modules_to_save).
+  bool Saves(const std::string& module) const;
+  int RankOf(const std::string& module) const;
+  // alpha / r, or alpha / sqrt(r) with rslora.
+  double ScaleOf(const std::string& module) const;
+  // A whole embedding stands for a tied output matrix too.
+  bool ties_weights() const { return ties_weights_; }
+  // The field target_modules as it is, for errors.
+  const std::string& targets_text() const { return targets_text_; }
+
+ private:
+  using Names = std::vector<std::string>;
+  struct Selection {
+    bool all_linear = false;
+    Names names;
+    std::optional<NamePattern> pattern;
+  };
+  template <typename Number>
+  using Patterns = std::vector<std::pair<NamePattern, Number>>;
+
+  static absl::StatusOr<Selection> ParseSelection(const OrderedJson& json, const char* field);
+  absl::Status ParseRanks(const OrderedJson& json);
+  absl::Status ParseLayers(const OrderedJson& json, int layers);
+  absl::Status ParseSaved(const OrderedJson& json);
+  bool IsChosenLayer(std::string_view module) const;
+  double AlphaOf(const std::string& module) const;
+
+  Selection targets_;
+  Selection excluded_;
+  Names saved_;
+  std::optional<std::set<int>> layers_;  // unset: all
+  int rank_ = 0;
+  double alpha_ = 0;
+  Patterns<int> ranks_;
+  Patterns<double> alphas_;
+  bool rslora_ = false;
+  bool ties_weights_ = false;
+  std::string targets_text_;
+};
+
+}  // namespace chorale
