@@ -55,8 +55,9 @@ absl::Status AwaitWorkers(const Launch& launch, Progress& progress) {
   }
 }
 
-// Returns when the router knows all workers, so that the canary takes the path of every request.
-absl::Status AwaitRouter(const Launch& launch, RouterClient& router, Progress& progress) {
+// Returns when the router knows all workers, so that the canary takes the path of every request:
+// how many tokens a request may have.
+absl::StatusOr<int> AwaitRouter(const Launch& launch, RouterClient& router, Progress& progress) {
   const ClusterRecord& cluster = launch.cluster();
   progress.line.Show(1, "waiting for the router");
   while (true) {
@@ -66,7 +67,7 @@ absl::Status AwaitRouter(const Launch& launch, RouterClient& router, Progress& p
       for (const auto& model : models->models()) {
         if (model.name() == cluster.model && model.prefill_workers() == cluster.prefill_workers &&
             model.decode_workers() == cluster.decode_workers) {
-          return absl::OkStatus();
+          return model.context_tokens();
         }
       }
     }
@@ -74,13 +75,14 @@ absl::Status AwaitRouter(const Launch& launch, RouterClient& router, Progress& p
   }
 }
 
-absl::StatusOr<v1::Usage> SendCanary(const Launch& launch, RouterClient& router,
+absl::StatusOr<v1::Usage> SendCanary(const Launch& launch, RouterClient& router, int context_tokens,
                                      Progress& progress) {
   progress.line.Show(1, "sending one token through prefill, hand-off and decode");
   v1::GenerateRequest request;
   request.set_model(launch.cluster().model);
   request.set_no_prefix_reuse(true);
-  for (int i = 0; i < kCanaryTokens; ++i) request.mutable_token_ids()->add_ids(1 + i);
+  const int tokens = std::min(kCanaryTokens, context_tokens - 1);
+  for (int i = 0; i < tokens; ++i) request.mutable_token_ids()->add_ids(i % 2);
   request.mutable_sampling()->set_temperature(0);
   request.mutable_sampling()->set_max_tokens(1);
   request.mutable_sampling()->set_ignore_eos(true);
@@ -97,7 +99,9 @@ absl::StatusOr<v1::Usage> SendCanary(const Launch& launch, RouterClient& router,
     return absl::InternalError(
         absl::StrFormat("the canary asked for 1 token and got %d", usage.completion_tokens()));
   }
-  if (launch.cluster().prefill_workers > 0 && usage.transferred_tokens() == 0) {
+  // A short context has no prompt that is worth a hand-off.
+  const bool hands_over = tokens == kCanaryTokens && launch.cluster().prefill_workers > 0;
+  if (hands_over && usage.transferred_tokens() == 0) {
     return absl::InternalError(
         "the canary's K/V was not handed over by a prefill worker: see the logs of the prefill and "
         "decode workers");
@@ -115,9 +119,9 @@ absl::StatusOr<Started> StartCluster(Launch& launch, absl::Duration timeout, Pro
   RETURN_IF_ERROR(AwaitWorkers(launch, progress));
   Started started = {.loading = absl::Now() - progress.begin};
   RouterClient router(launch.cluster().Find("router")->address);
-  RETURN_IF_ERROR(AwaitRouter(launch, router, progress));
+  ASSIGN_OR_RETURN(const int context_tokens, AwaitRouter(launch, router, progress));
   const absl::Time canary_begin = absl::Now();
-  ASSIGN_OR_RETURN(started.canary_usage, SendCanary(launch, router, progress));
+  ASSIGN_OR_RETURN(started.canary_usage, SendCanary(launch, router, context_tokens, progress));
   started.canary = absl::Now() - canary_begin;
   started.total = absl::Now() - progress.begin;
   return started;

@@ -50,6 +50,7 @@ class Tensors {
 
   // Finds every tensor with its shape, and no other.
   absl::Status Check();
+  bool MayBeLeftOut(const std::string& name) const;
 
   bool is_quantized() const { return quantization_.has_value(); }
   const Tensor& Float(const std::string& name) const { return floats_.at(name); }
@@ -133,6 +134,13 @@ absl::Status Tensors::CheckQuantized(const TensorSpec& spec) {
   return absl::OkStatus();
 }
 
+// Tensors that the reference library passes over too: angles that config.json says, and the output
+// matrix beside an embedding that stands for it.
+bool Tensors::MayBeLeftOut(const std::string& name) const {
+  return absl::EndsWith(name, ".rotary_emb.inv_freq") ||
+         (config_.tied_embeddings && absl::StartsWith(name, "lm_head.weight"));
+}
+
 absl::Status Tensors::Check() {
   std::set<std::string> expected;
   for (const TensorSpec& spec : RequiredTensors(config_)) {
@@ -145,8 +153,7 @@ absl::Status Tensors::Check() {
     }
   }
   for (const Tensor* tensor : checkpoint_.tensors()) {
-    if (absl::StartsWith(tensor->name, "model.layers.") && !expected.contains(tensor->name) &&
-        !absl::EndsWith(tensor->name, ".rotary_emb.inv_freq")) {
+    if (!expected.contains(tensor->name) && !MayBeLeftOut(tensor->name)) {
       return absl::InvalidArgumentError(absl::StrFormat(
           "tensor '%s' is in the checkpoint, but a %s with %d layers and this config.json has no "
           "place for it",

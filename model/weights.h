@@ -47,9 +47,10 @@ struct Weights {
 
 // Checks that every tensor is there with its shape before any is packed. With `quantization` set
 // matrices are held in 8 or 4 bits; a converted checkpoint is in its own already. Errors as in
-// Checkpoint::Get; InvalidArgument also names a tensor of a layer that the config has no place for,
-// because leaving a bias out would give wrong text without a word. `digest_cache` is a folder, or
-// empty (digest_cache.h).
+// Checkpoint::Get; InvalidArgument also names a tensor that the model has no place for, because
+// leaving a bias out would give wrong text without a word. Left out without an error are
+// rotary_emb.inv_freq, and lm_head.weight where the embedding stands for it. `digest_cache` is a
+// folder, or empty (digest_cache.h).
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,
                                     const kernels::Kernels& kernels, kernels::DType dtype,
                                     std::optional<kernels::DType> quantization,

@@ -24,6 +24,9 @@ namespace http = boost::beast::http;
 
 // What a client may send ahead (pipelining) while its reply is made.
 constexpr size_t kAheadBytesMax = 64 << 10;
+// Empty lines before a request line; more are a malformed request.
+constexpr int kEmptyLinesMax = 8;
+constexpr size_t kFirstReadBytes = 4096;
 // What is read and dropped after a refusal, so that the client can finish writing and see the
 // reply.
 constexpr int64_t kLingerBytesMax = 256 << 20;
@@ -105,9 +108,31 @@ void HttpConnection::ReadHeader() {
   parser_->header_limit(static_cast<uint32_t>(server_.limits.header_bytes_max));
   parser_->body_limit(static_cast<uint64_t>(server_.limits.body_bytes_max));
   stream_.expires_after(absl::ToChronoNanoseconds(server_.limits.idle_time_max));
-  http::async_read_header(
-      stream_, buffer_, *parser_,
-      [self = shared_from_this()](ErrorCode error, size_t) { self->OnHeader(error); });
+  empty_lines_ = 0;
+  AwaitRequestLine();
+}
+
+// Passes over empty lines in front of a request: some clients end a body with one too many (RFC
+// 9112, section 2.2).
+void HttpConnection::AwaitRequestLine() {
+  const auto begins = [this] {
+    return std::string_view(static_cast<const char*>(buffer_.data().data()),
+                            std::min<size_t>(buffer_.size(), 2));
+  };
+  for (; empty_lines_ < kEmptyLinesMax && begins() == "\r\n"; ++empty_lines_) buffer_.consume(2);
+  if (begins() != "" && begins() != "\r") {
+    http::async_read_header(
+        stream_, buffer_, *parser_,
+        [self = shared_from_this()](ErrorCode error, size_t) { self->OnHeader(error); });
+    return;
+  }
+  stream_.async_read_some(buffer_.prepare(kFirstReadBytes),
+                          [self = shared_from_this()](ErrorCode error, size_t bytes) {
+                            if (self->state_ == State::kClosed) return;
+                            if (error) return self->CloseNow();
+                            self->buffer_.commit(bytes);
+                            self->AwaitRequestLine();
+                          });
 }
 
 void HttpConnection::OnHeader(ErrorCode error) {

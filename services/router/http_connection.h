@@ -67,6 +67,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   enum class State { kIdle, kBody, kReplying, kLingering, kClosed };
 
   void ReadHeader();
+  void AwaitRequestLine();
   void OnHeader(ErrorCode error);
   void ReadBody();
   void OnBodyError(ErrorCode error);
@@ -94,7 +95,9 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   boost::beast::tcp_stream stream_;
   const Server& server_;
   State state_ = State::kIdle;
-  boost::beast::flat_buffer buffer_;
+  // Bounded: a chunk's extension or a trailer could grow without end.
+  boost::beast::flat_buffer buffer_{256 << 10};
+  int empty_lines_ = 0;  // before the request line that is awaited
   std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
   HttpFraming framing_;
   bool closing_ = false;  // no further request after this one

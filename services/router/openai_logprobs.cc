@@ -44,9 +44,12 @@ Json ChatToken(const v1::TokenLogprob& token) {
   return {{"token", TextOf(token)}, {"logprob", LogprobOf(token)}, {"bytes", BytesOf(token)}};
 }
 
+// Of a character's bytes in UTF-8, one behind the first.
+bool IsContinuation(unsigned char byte) { return (byte & 0xC0) == 0x80; }
+
 int64_t CountCharacters(const v1::TokenLogprob& token) {
   return std::count_if(token.text().begin(), token.text().end(),
-                       [](unsigned char byte) { return (byte & 0xC0) != 0x80; });
+                       [](unsigned char byte) { return !IsContinuation(byte); });
 }
 
 }  // namespace
@@ -62,8 +65,11 @@ Json CompletionLogprobs(const ChosenTokens& tokens, int64_t characters_before) {
     out["token_logprobs"].push_back(LogprobOf(token.chosen()));
     Json top = Json::object();
     for (const v1::TokenLogprob& other : token.top()) top[TextOf(other)] = LogprobOf(other);
+    top[TextOf(token.chosen())] = LogprobOf(token.chosen());
     out["top_logprobs"].push_back(std::move(top));
-    out["text_offset"].push_back(offset);
+    // A token that goes on with a character stands where the character begins.
+    const bool goes_on = !token.chosen().text().empty() && IsContinuation(token.chosen().text()[0]);
+    out["text_offset"].push_back(goes_on && offset > 0 ? offset - 1 : offset);
     offset += CountCharacters(token.chosen());
   }
   return out;
@@ -74,9 +80,12 @@ Json ChatLogprobs(const ChosenTokens& tokens) {
   for (const v1::ChosenToken& token : tokens) {
     Json out = ChatToken(token.chosen());
     out["top_logprobs"] = Json::array();
+    bool holds_chosen = token.top().empty();
     for (const v1::TokenLogprob& other : token.top()) {
       out["top_logprobs"].push_back(ChatToken(other));
+      holds_chosen |= other.token_id() == token.chosen().token_id();
     }
+    if (!holds_chosen) out["top_logprobs"].push_back(ChatToken(token.chosen()));
     content.push_back(std::move(out));
   }
   return {{"content", std::move(content)}, {"refusal", nullptr}};

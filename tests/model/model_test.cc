@@ -288,5 +288,24 @@ TEST_F(ModelTest, NamesTheSameWeightsAlikeHoweverTheyAreSharded) {
   EXPECT_EQ(MustLoad()->digest(), digest);
 }
 
+TEST_F(ModelTest, NamesATensorThatItHasNoPlaceFor) {
+  const std::vector<FileTensor> tensors = Tensors();
+  const auto status = [&](const std::string& name) {
+    std::vector<FileTensor> more = tensors;
+    more.push_back({name, "F32", {1}, "1234"});
+    Write(more);
+    return Load().status();
+  };
+  for (const char* name :
+       {"model.layers.0.self_attn.q_proj.bias", "model.layers.2.mlp.up_proj.weight", "lm_head.bias",
+        "model.norm.bias", "visual.patch_embed.weight"}) {
+    EXPECT_EQ(status(name).code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_THAT(std::string(status(name).message()), HasSubstr(name));
+  }
+  // What the reference library passes over too; the tiny model's embeddings are tied.
+  EXPECT_TRUE(status("model.layers.0.self_attn.rotary_emb.inv_freq").ok());
+  EXPECT_TRUE(status("lm_head.weight").ok());
+}
+
 }  // namespace
 }  // namespace chorale

@@ -42,6 +42,19 @@ TEST_F(HttpTest, AnswersRequestsThatWereSentAhead) {
   EXPECT_EQ(client.Read().status, 200);
 }
 
+TEST_F(HttpTest, PassesOverEmptyLinesBeforeARequest) {
+  Open();
+  Client client(server_->address());
+  client.Send("\r\nGET /health HTTP/1.1\r\n\r\n\r\n\r");
+  EXPECT_EQ(client.Read().status, 200);
+  client.Send("\nGET /nowhere HTTP/1.1\r\n\r\n");
+  EXPECT_EQ(client.Read().status, 404);
+  std::string many;
+  for (int i = 0; i < 100; ++i) many += "\r\n";
+  client.Send(many + "GET /health HTTP/1.1\r\n\r\n");
+  EXPECT_EQ(client.Read().status, 400);
+}
+
 TEST_F(HttpTest, AnswersHeadWithoutABody) {
   Open();
   Client client(server_->address());
@@ -96,6 +109,15 @@ TEST_F(HttpTest, RefusesALargeHeader) {
   Client client(server_->address());
   client.Send("GET /health HTTP/1.1\r\nX: " + std::string(100'000, 'a') + "\r\n\r\n");
   EXPECT_EQ(client.Read().status, 431);
+}
+
+// What a chunk's extension holds is thrown away, but only at its end.
+TEST_F(HttpTest, RefusesAChunkExtensionWithoutEnd) {
+  Open();
+  Client client(server_->address());
+  client.Send("POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" +
+              std::string(1 << 20, 'a'));
+  client.ReadToEnd();  // the connection is closed, whatever it answers
 }
 
 TEST_F(HttpTest, RefusesWhatIsNotHttp) {

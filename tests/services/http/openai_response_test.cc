@@ -83,7 +83,33 @@ TEST(CompletionReply, WritesTheLogprobsOfCompletions) {
   const Json body = Json::parse(reply.Body());
   EXPECT_EQ(body["choices"][0]["logprobs"], Json::parse(R"({"tokens": ["é", "!"],
       "token_logprobs": [-0.5, -9999.0], "text_offset": [0, 1],
-      "top_logprobs": [{"é": -0.5, "bytes:\\xc3": -1.0}, {}]})"));
+      "top_logprobs": [{"é": -0.5, "bytes:\\xc3": -1.0}, {"!": -9999.0}]})"));
+}
+
+// A snowman in three tokens, and what comes after it.
+TEST(CompletionReply, GivesPartsOfACharacterItsOffset) {
+  CompletionReply reply(Head(kCompletions, true), 1);
+  reply.Add(Chunk(R"(logprobs { chosen { token_id: 1 text: "a\342" } }
+                     logprobs { chosen { token_id: 2 text: "\230" } })"));
+  reply.Add(Chunk(R"(logprobs { chosen { token_id: 3 text: "\203b" } }
+                     logprobs { chosen { token_id: 4 text: "c" } })"));
+  EXPECT_EQ(Json::parse(reply.Body())["choices"][0]["logprobs"]["text_offset"],
+            Json::parse("[0, 1, 1, 3]"));
+}
+
+TEST(CompletionReply, ListsTheChosenTokenAmongTheTopOnes) {
+  const char* chunk = R"(logprobs { chosen { token_id: 9 logprob: -3 text: "z" }
+                                    top { token_id: 1 logprob: -0.5 text: "a" } })";
+  CompletionReply chat(Head(kChat, true), 1);
+  chat.Add(Chunk(chunk));
+  const Json top = Json::parse(chat.Body())["choices"][0]["logprobs"]["content"][0]["top_logprobs"];
+  ASSERT_EQ(top.size(), 2u);
+  EXPECT_EQ(top[0]["token"], "a");
+  EXPECT_EQ(top[1]["token"], "z");
+  CompletionReply completion(Head(kCompletions, true), 1);
+  completion.Add(Chunk(chunk));
+  EXPECT_EQ(Json::parse(completion.Body())["choices"][0]["logprobs"]["top_logprobs"],
+            Json::parse(R"([{"a": -0.5, "z": -3.0}])"));
 }
 
 TEST(CompletionReply, WritesTheLogprobsOfChats) {
