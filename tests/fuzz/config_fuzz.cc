@@ -29,7 +29,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Require(config->kv_shape(chorale::kernels::DType::kF32).block_bytes() > 0);
   for (chorale::TokenId id : config->eos_ids) Require(id >= 0 && id < config->vocab);
   const chorale::Rope rope(*config);
-  for (double frequency : rope.frequencies()) Require(std::isfinite(frequency));
+  for (int position : {0, config->positions_max / 2, config->positions_max - 1}) {
+    for (bool long_context : {false, true}) {
+      for (double frequency : rope.FrequenciesAt({position, long_context})) {
+        Require(std::isfinite(frequency));
+      }
+    }
+  }
+  Require(config->window.tokens >= 0 && config->window.tokens < config->positions_max);
+  for (int layer : {0, config->layers - 1}) Require(config->window.of_layer(layer) >= 0);
+  Require(config->short_context() < config->positions_max);
   Require(std::isfinite(rope.amplitude()));
   return 0;
 }

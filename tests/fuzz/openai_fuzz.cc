@@ -1,0 +1,20 @@
+// Any bytes as the body of a request to the OpenAI API: the first byte says of which endpoint.
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "services/router/chat_messages.h"
+#include "services/router/openai_request.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace chorale;
+  if (size == 0) return 0;
+  const auto endpoint =
+      data[0] % 2 == 0 ? OpenAiEndpoint::kChatCompletions : OpenAiEndpoint::kCompletions;
+  const auto request = ParseOpenAiRequest(
+      endpoint, std::string_view(reinterpret_cast<const char*>(data) + 1, size - 1));
+  if (!request.ok() || !request->generate.has_chat()) return 0;
+  auto messages = ParseOrderedJson(request->generate.chat().messages_json(), "messages");
+  if (messages.ok()) (void)ToTemplateForm(*messages);
+  return 0;
+}
