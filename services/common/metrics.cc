@@ -5,9 +5,9 @@
 #include <exception>
 #include <mutex>
 
-#include <prometheus/collectable.h>
-#include <prometheus/exposer.h>
+#include <CivetServer.h>
 #include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -16,7 +16,7 @@
 namespace chorale {
 namespace {
 
-constexpr int kThreads = 2;
+constexpr char kThreads[] = "2";
 
 // [a-zA-Z_:][a-zA-Z0-9_:]*, of any text.
 std::string AsName(std::string text) {
@@ -66,11 +66,24 @@ void MetricSet::Add(const std::string& name, const std::string& help, double val
   family.samples.push_back({std::move(labels), value});
 }
 
-class MetricsServer::Collector : public prometheus::Collectable {
+// Answers GET /metrics. civetweb and the serializer are used without prometheus-cpp's Exposer,
+// which adds series of its own to every scrape.
+class MetricsServer::Handler : public CivetHandler {
  public:
-  explicit Collector(CollectFn collect) : collect_(std::move(collect)) {}
+  explicit Handler(CollectFn collect) : collect_(std::move(collect)) {}
 
-  std::vector<prometheus::MetricFamily> Collect() const override {
+  bool handleGet(CivetServer*, mg_connection* connection) override {
+    const std::string text = prometheus::TextSerializer().Serialize(Collect());
+    mg_printf(connection,
+              "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
+              "Content-Length: %zu\r\n\r\n",
+              text.size());
+    mg_write(connection, text.data(), text.size());
+    return true;
+  }
+
+ private:
+  std::vector<prometheus::MetricFamily> Collect() {
     MetricSet metrics;
     {
       std::lock_guard lock(mutex_);
@@ -91,14 +104,8 @@ class MetricsServer::Collector : public prometheus::Collectable {
     return families;
   }
 
- private:
-  mutable std::mutex mutex_;  // scrapes come on several threads
+  std::mutex mutex_;  // scrapes come on several threads
   const CollectFn collect_;
-};
-
-struct MetricsServer::Server {
-  explicit Server(const std::string& address) : exposer(address, kThreads) {}
-  prometheus::Exposer exposer;
 };
 
 MetricsServer::MetricsServer() = default;
@@ -108,12 +115,13 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::s
                                                                     CollectFn collect) {
   if (absl::Status status = CheckAddress(address); !status.ok()) return status;
   std::unique_ptr<MetricsServer> metrics(new MetricsServer());
-  metrics->collector_ = std::make_shared<Collector>(std::move(collect));
+  metrics->handler_ = std::make_unique<Handler>(std::move(collect));
   std::vector<int> ports;
   try {
-    metrics->server_ = std::make_unique<Server>(address);
-    metrics->server_->exposer.RegisterCollectable(metrics->collector_);
-    ports = metrics->server_->exposer.GetListeningPorts();
+    metrics->server_ = std::make_unique<CivetServer>(
+        std::vector<std::string>{"listening_ports", address, "num_threads", kThreads});
+    metrics->server_->addHandler("/metrics", metrics->handler_.get());
+    ports = metrics->server_->getListeningPorts();
   } catch (const std::exception& error) {  // CivetException says nothing of the reason
     ports.clear();
   }

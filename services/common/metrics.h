@@ -18,6 +18,8 @@
 #include "chorale/v1/control.pb.h"
 #include "chorale/v1/worker.pb.h"
 
+class CivetServer;
+
 namespace chorale {
 
 // The answer to one scrape. One thread at a time.
@@ -65,13 +67,12 @@ class MetricsServer {
   const std::string& address() const { return address_; }
 
  private:
-  class Collector;
-  struct Server;
+  class Handler;
 
   MetricsServer();
 
-  std::shared_ptr<Collector> collector_;  // the server holds it weakly
-  std::unique_ptr<Server> server_;
+  std::unique_ptr<Handler> handler_;  // outlives the server, which calls it
+  std::unique_ptr<CivetServer> server_;
   std::string address_;
 };
 
