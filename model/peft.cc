@@ -1,7 +1,8 @@
 #include "model/peft.h"
 
+#include <algorithm>
 #include <bit>
-#include <fstream>
+#include <filesystem>
 #include <map>
 #include <set>
 #include <utility>
@@ -25,6 +26,8 @@ namespace {
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr char kEmbedding[] = "model.embed_tokens";
 constexpr char kOutput[] = "lm_head";
+constexpr int64_t kConfigBytesMax = 1 << 20;
+constexpr size_t kConfigKeysMax = 8192;  // of an object: a pattern for each module is many
 
 // What a tensor is to its module.
 enum class Part { kA, kB, kEmbeddingA, kEmbeddingB, kWhole };
@@ -50,11 +53,43 @@ struct Place {
   auto operator<=>(const Place&) const = default;
 };
 
+std::string_view WithoutPrefix(std::string_view key) {
+  if (key.starts_with(kPrefix)) key.remove_prefix(kPrefix.size());
+  return key;
+}
+
+// `key` without the prefix.
+bool IsOfBody(std::string_view key) {
+  return key.starts_with("layers.") || key.starts_with("embed_tokens.");
+}
+
+// What the adapter was made for. One that has keys of both kinds was made for neither.
+absl::StatusOr<PeftBase> BaseOf(const Checkpoint& checkpoint) {
+  const Tensor* of_body = nullptr;
+  const Tensor* of_whole = nullptr;
+  for (const Tensor* tensor : checkpoint.tensors()) {
+    const std::string_view key = WithoutPrefix(tensor->name);
+    if (IsOfBody(key)) of_body = tensor;
+    if (key.starts_with("model.") || key.starts_with("lm_head.")) of_whole = tensor;
+  }
+  if (of_body == nullptr) return PeftBase::kWhole;
+  if (of_whole == nullptr) return PeftBase::kBody;
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "tensor '%s' has its name in the body of a model, but '%s' in a whole one: one adapter was "
+      "made for one of them",
+      of_body->name, of_whole->name));
+}
+
+// Of two tensors for one part, as when a file has the key with and without the adapter's name.
+bool AreEqual(const Tensor& a, const Tensor& b) {
+  return a.dtype_name == b.dtype_name && a.shape == b.shape && std::ranges::equal(a.bytes, b.bytes);
+}
+
 // The module as the whole model names it, and the part, of a key.
 Place PlaceOf(std::string_view key) {
-  if (key.starts_with(kPrefix)) key.remove_prefix(kPrefix.size());
+  key = WithoutPrefix(key);
   Place place;
-  if (key.starts_with("layers.") || key.starts_with("embed_tokens.")) place.module = "model.";
+  if (IsOfBody(key)) place.module = "model.";
   if (key.ends_with(".weight")) key.remove_suffix(std::string_view(".weight").size());
   for (const Ending& ending : kEndings) {
     const size_t at = key.rfind(ending.name);
@@ -90,12 +125,15 @@ class PeftReader {
         pool_(pool) {}
 
   absl::StatusOr<std::unique_ptr<Adapter>> Read() {
+    std::map<Place, const Tensor*> tensors;
     for (const Tensor* tensor : checkpoint_.tensors()) {
-      const auto [at, is_new] = keys_.emplace(PlaceOf(tensor->name), tensor->name);
-      if (!is_new) {
-        return absl::InvalidArgumentError(absl::StrFormat(
-            "tensors '%s' and '%s' are the same part of one module", at->second, tensor->name));
+      const auto [at, is_new] = tensors.emplace(PlaceOf(tensor->name), tensor);
+      if (!is_new && !AreEqual(*at->second, *tensor)) {
+        return absl::InvalidArgumentError(
+            absl::StrFormat("tensors '%s' and '%s' are the same part of one module, and differ",
+                            at->second->name, tensor->name));
       }
+      keys_.emplace(at->first, tensor->name);
     }
     auto adapter = std::make_unique<Adapter>();
     RETURN_IF_ERROR(ReadLinears(*adapter));
@@ -139,17 +177,17 @@ class PeftReader {
     return PackTensors({&tensor, 1}, kernels_, dtype_, pool_);
   }
 
-  float Scale(const std::string& module) {
-    const double scale = peft_.ScaleOf(module);
+  absl::StatusOr<float> Scale(const std::string& module) {
+    ASSIGN_OR_RETURN(const double scale, peft_.ScaleOf(module));
     digest_.AddInt(std::bit_cast<int64_t>(scale));
     return static_cast<float>(scale);
   }
 
   absl::Status ReadLowRank(const std::string& module, LinearShape shape, LowRank& low_rank) {
-    const int rank = peft_.RankOf(module);
+    ASSIGN_OR_RETURN(const int rank, peft_.RankOf(module));
     ASSIGN_OR_RETURN(low_rank.a, GetPacked({module, Part::kA}, {rank, shape.in}));
     ASSIGN_OR_RETURN(low_rank.b, GetPacked({module, Part::kB}, {shape.out, rank}));
-    low_rank.scale = Scale(module);
+    ASSIGN_OR_RETURN(low_rank.scale, Scale(module));
     return absl::OkStatus();
   }
 
@@ -159,7 +197,8 @@ class PeftReader {
       for (int i = 0; i < kLinears; ++i) {
         const Linear linear = static_cast<Linear>(i);
         const std::string module = ModuleName(layer, linear);
-        if (!peft_.Targets(module, /*is_linear=*/true)) continue;
+        ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(module, /*is_linear=*/true));
+        if (!targeted) continue;
         RETURN_IF_ERROR(ReadLowRank(module, ShapeOf(config_, linear), adapter.layers[layer][i]));
       }
     }
@@ -175,14 +214,14 @@ class PeftReader {
   }
 
   absl::Status ReadOutput(Adapter& adapter) {
-    const bool targeted = peft_.Targets(kOutput, /*is_linear=*/false);
+    ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(kOutput, /*is_linear=*/false));
     RETURN_IF_ERROR(ReadWhole(kOutput, targeted, adapter.own_output));
     if (!targeted) return absl::OkStatus();
     return ReadLowRank(kOutput, {.out = config_.vocab, .in = config_.hidden}, adapter.output);
   }
 
   absl::Status ReadEmbedding(Adapter& adapter) {
-    const bool targeted = peft_.Targets(kEmbedding, /*is_linear=*/false);
+    ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(kEmbedding, /*is_linear=*/false));
     RETURN_IF_ERROR(ReadWhole(kEmbedding, targeted, adapter.own_embedding));
     const bool ties = peft_.ties_weights() && config_.tied_embeddings;
     if (ties && targeted) {
@@ -195,12 +234,12 @@ class PeftReader {
                        GetPacked({kEmbedding, Part::kWhole}, {config_.vocab, config_.hidden}));
     }
     if (!targeted) return absl::OkStatus();
-    const int rank = peft_.RankOf(kEmbedding);
+    ASSIGN_OR_RETURN(const int rank, peft_.RankOf(kEmbedding));
     ASSIGN_OR_RETURN(const Tensor a, Get({kEmbedding, Part::kEmbeddingA}, {rank, config_.vocab}));
     adapter.embedding.a = PackTransposed(a, rank, config_.vocab);
     ASSIGN_OR_RETURN(adapter.embedding.b,
                      GetPacked({kEmbedding, Part::kEmbeddingB}, {config_.hidden, rank}));
-    adapter.embedding.scale = Scale(kEmbedding);
+    ASSIGN_OR_RETURN(adapter.embedding.scale, Scale(kEmbedding));
     return absl::OkStatus();
   }
 
@@ -229,14 +268,17 @@ class PeftReader {
   DigestBuilder digest_;
 };
 
-// The file as an object that keeps the order of its keys; known to be JSON within the limits.
-absl::StatusOr<OrderedJson> ReadOrdered(const std::string& path) {
-  RETURN_IF_ERROR(ParseJsonFile(path).status());
-  std::ifstream in(path, std::ios::binary);
-  OrderedJson json = OrderedJson::parse(in, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded())
-    return absl::InvalidArgumentError(path + ": it changed while it was read");
-  return json;
+// Pickled tensors can run code where they are read, so they are not.
+absl::Status RefusePickled(const std::string& folder) {
+  std::error_code ignored;
+  if (std::filesystem::exists(folder + "/adapter_model.safetensors", ignored) ||
+      !std::filesystem::exists(folder + "/adapter_model.bin", ignored)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      folder +
+      "/adapter_model.bin: pickled tensors are not read; convert it to "
+      "adapter_model.safetensors (PeftModel.save_pretrained writes that)");
 }
 
 }  // namespace
@@ -245,11 +287,14 @@ absl::StatusOr<std::unique_ptr<const Adapter>> LoadPeftAdapter(
     const std::string& folder, const ModelConfig& config, const Digest& base,
     const kernels::Kernels& kernels, kernels::DType dtype, kernels::ThreadPool& pool) {
   const std::string config_path = folder + "/adapter_config.json";
-  ASSIGN_OR_RETURN(const OrderedJson json, ReadOrdered(config_path));
-  const absl::StatusOr<PeftConfig> peft = PeftConfig::Parse(json, config.layers);
-  if (!peft.ok()) return Within(config_path, peft.status());
+  ASSIGN_OR_RETURN(const OrderedJson json,
+                   ParseOrderedJsonFile(config_path, kConfigBytesMax, kConfigKeysMax));
+  RETURN_IF_ERROR(RefusePickled(folder));
   ASSIGN_OR_RETURN(const auto checkpoint,
                    Checkpoint::OpenFile(folder + "/adapter_model.safetensors"));
+  ASSIGN_OR_RETURN(const PeftBase made_for, BaseOf(*checkpoint));
+  const absl::StatusOr<PeftConfig> peft = PeftConfig::Parse(json, config.layers, made_for);
+  if (!peft.ok()) return Within(config_path, peft.status());
   ASSIGN_OR_RETURN(std::unique_ptr<Adapter> adapter,
                    PeftReader(*peft, config, *checkpoint, kernels, dtype, pool).Read());
   adapter->module_digest = DigestOfModule(base, adapter->digest);

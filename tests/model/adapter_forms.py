@@ -116,12 +116,16 @@ class Form:
     """An adapter: its config, its tensors by module, and how their keys are written."""
 
     def __init__(self, targets, names=None, rank=4, alpha=6.0, ranks=None, alphas=None, saved=(),
-                 key='base_model.model.{}', end='', fields=None, rslora=False):
+                 key='base_model.model.{}', end='', fields=None, rslora=False, body=False):
+        """`body`: made for the model without its output, whose names lack 'model.'."""
         self.names = names if names is not None else [m for m in SHAPES if targets(m)]
         self.rank, self.alpha, self.rslora = rank, alpha, rslora
         self.ranks, self.alphas = ranks or {}, alphas or {}
         self.saved, self.key, self.end = saved, key, end
-        self.fields = fields or {}
+        self.fields, self.body = fields or {}, body
+
+    def key_of(self, module):
+        return self.key.format(module.removeprefix('model.') if self.body else module)
 
     def rank_of(self, module):
         return self.ranks.get(module, self.rank)
@@ -143,11 +147,11 @@ class Form:
             a, b = self.pair(module)
             kind = 'embedding_' if module == 'model.embed_tokens' else ''
             weight = '' if kind else '.weight'
-            result[self.key.format(module) + f'.lora_{kind}A{self.end}{weight}'] = a
-            result[self.key.format(module) + f'.lora_{kind}B{self.end}{weight}'] = b
+            result[self.key_of(module) + f'.lora_{kind}A{self.end}{weight}'] = a
+            result[self.key_of(module) + f'.lora_{kind}B{self.end}{weight}'] = b
         for module in self.saved:
             name = f'.modules_to_save{self.end}' if self.end else ''
-            result[self.key.format(module) + f'{name}.weight'] = matrix(*SHAPES[module], 's' + module)
+            result[self.key_of(module) + f'{name}.weight'] = matrix(*SHAPES[module], 's' + module)
         return result
 
     def config(self):
@@ -208,6 +212,8 @@ FORMS = {
                                         fields=fields(target_modules='all-linear')),
     'all linear: other adapter in keys': Form(linear, end='.my_role',
                                               fields=fields(target_modules='all-linear')),
+    'all linear: body alone': Form(linear, body=True, fields=fields(
+        target_modules='all-linear')),
     'all linear: no prefix': Form(linear, key='{}', fields=fields(target_modules='all-linear')),
     'layer numbers': Form(None, ['model.layers.1.self_attn.q_proj'],
                           fields=fields(target_modules=['layers.1.self_attn.q_proj'])),
@@ -222,6 +228,14 @@ FORMS = {
         target_modules=['gate_proj'], layers_to_transform=[1], layers_pattern='layers')),
     'one layer: number': Form(None, ['model.layers.1.mlp.gate_proj'], fields=fields(
         target_modules=['gate_proj'], layers_to_transform=1)),
+    'one layer: expression': Form(None, ['model.layers.1.mlp.gate_proj'], fields=fields(
+        target_modules=['gate_proj'], layers_to_transform=[1], layers_pattern=['h', r'l\w+s'])),
+    'body alone': Form(has('q_proj', 'down_proj'), body=True, alphas={
+        'model.layers.1.mlp.down_proj': 2.5}, fields=fields(
+            target_modules=r'layers\.\d\..*(q_proj|down_proj)',
+            alpha_pattern={r'model\.layers\.0\..*': 99.0, r'^layers\.1\.mlp\.down_proj': 2.5})),
+    'whole model, patterns of its body': Form(has('q_proj'), fields=fields(
+        target_modules=['q_proj'], alpha_pattern={r'^layers\..*': 99.0})),
     'unmatched names beside matched ones': Form(has('q_proj'), fields=fields(
         target_modules=['q_proj', 'c_attn'])),
     'excluded names': Form(lambda m: linear(m) and not has('k_proj')(m) and '.0.mlp' not in m,

@@ -258,20 +258,70 @@ TEST_F(PeftTest, NamesTheFieldAndItsValue) {
 TEST_F(PeftTest, RefusesLayersThatAreAtOddsWithTheirNames) {
   ChangeConfig("layers_to_transform", {0});
   ChangeConfig("layers_pattern", {"h"});
-  ExpectRefused(absl::StatusCode::kInvalidArgument, "are called layers");
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "matches no module");
+  ChangeConfig("layers_pattern", {5});
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "'layers_pattern': expected a pattern");
   ChangeConfig("layers_pattern", nullptr);
   ChangeConfig("target_modules", ".*_proj");
   ExpectRefused(absl::StatusCode::kInvalidArgument, "target_modules is a regular expression");
+  ChangeConfig("target_modules", "all-linear");
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "target_modules is all-linear");
 }
 
-TEST_F(PeftTest, RefusesOnePartTwice) {
+TEST_F(PeftTest, TakesOnePartTwiceWhereBothAreEqual) {
   std::vector<FileTensor> tensors = AdapterTensors();
   FileTensor twin = tensors[0];
   ASSERT_TRUE(twin.name.ends_with(".lora_A.weight"));
   twin.name.replace(twin.name.find(".weight"), 7, ".default.weight");
+  const Digest once = (*model_->LoadAdapter(adapter_.path(), pool_))->digest;
   tensors.push_back(twin);
   WriteFile(TensorsPath(), SafetensorsBytes(tensors));
-  ExpectRefused(absl::StatusCode::kInvalidArgument, "are the same part of one module");
+  const auto adapter = model_->LoadAdapter(adapter_.path(), pool_);
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_EQ((*adapter)->digest, once);
+  tensors.back().bytes[0] ^= 1;
+  WriteFile(TensorsPath(), SafetensorsBytes(tensors));
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "are the same part of one module, and differ");
+}
+
+TEST_F(PeftTest, RefusesKeysOfTwoModels) {
+  std::vector<FileTensor> tensors = AdapterTensors();
+  tensors[0].name = tensors[0].name.replace(0, std::strlen("base_model.model.model."), "");
+  WriteFile(TensorsPath(), SafetensorsBytes(tensors));
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "has its name in the body of a model, but '");
+}
+
+TEST_F(PeftTest, RefusesAPatternThatTakesTooLong) {
+  for (const auto& [field, value] :
+       std::vector<std::pair<const char*, Json>>{{"target_modules", "(.+)+[XY]"},
+                                                 {"exclude_modules", "(.+)+[XY]"},
+                                                 {"rank_pattern", {{"(.+)+[XY]", 4}}},
+                                                 {"alpha_pattern", {{"(.+)+[XY]", 4}}}}) {
+    const Json before = *ParseJsonFile(adapter_.path() + "/adapter_config.json");
+    ChangeConfig(field, value);
+    ExpectRefused(absl::StatusCode::kInvalidArgument, std::string("field '") + field + "'");
+    ExpectRefused(absl::StatusCode::kInvalidArgument, "cannot be decided for 'model.layers.0.");
+    WriteFile(adapter_.path() + "/adapter_config.json", before.dump());
+  }
+}
+
+TEST_F(PeftTest, BoundsItsConfig) {
+  Json patterns = Json::object();
+  for (int i = 0; i <= 4096; ++i) patterns["q" + std::to_string(i)] = 4;
+  ChangeConfig("rank_pattern", patterns);
+  ExpectRefused(absl::StatusCode::kInvalidArgument,
+                "'rank_pattern': 4097 patterns, more than 4096");
+  for (int i = 0; i <= 8192; ++i) patterns["q" + std::to_string(i)] = 4;
+  ChangeConfig("rank_pattern", patterns);
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "an object has 8193 keys, more than 8192");
+  ChangeConfig("rank_pattern", std::string(1 << 20, 'a'));
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "more than the limit of 1048576");
+}
+
+TEST_F(PeftTest, SaysHowToConvertPickledTensors) {
+  std::filesystem::rename(TensorsPath(), adapter_.path() + "/adapter_model.bin");
+  ExpectRefused(absl::StatusCode::kInvalidArgument,
+                "adapter_model.bin: pickled tensors are not read; convert it");
 }
 
 // Whatever the adapters of other rows do to embedding and output, a row is what it is alone.
