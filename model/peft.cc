@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -15,6 +16,7 @@
 #include "base/status_macros.h"
 #include "model/config_fields.h"
 #include "model/digest.h"
+#include "model/dora.h"
 #include "model/linears.h"
 #include "model/peft_config.h"
 #include "model/safetensors.h"
@@ -30,7 +32,7 @@ constexpr int64_t kConfigBytesMax = 1 << 20;
 constexpr size_t kConfigKeysMax = 8192;  // of an object: a pattern for each module is many
 
 // What a tensor is to its module.
-enum class Part { kA, kB, kEmbeddingA, kEmbeddingB, kWhole };
+enum class Part { kA, kB, kEmbeddingA, kEmbeddingB, kMagnitude, kWhole };
 
 // How keys end. Between a part's name and ".weight" may stand the name of the adapter.
 struct Ending {
@@ -42,6 +44,7 @@ constexpr Ending kEndings[] = {
     {".lora_B", Part::kB},
     {".lora_embedding_A", Part::kEmbeddingA},
     {".lora_embedding_B", Part::kEmbeddingB},
+    {".lora_magnitude_vector", Part::kMagnitude},
     {".modules_to_save", Part::kWhole},
     {".base_layer", Part::kWhole},  // a targeted embedding, saved along with its update
 };
@@ -107,18 +110,21 @@ Place PlaceOf(std::string_view key) {
 
 // How a key is written when it is missing.
 std::string KeyOf(const Place& place) {
-  static constexpr const char* kEnds[] = {".lora_A.weight", ".lora_B.weight", ".lora_embedding_A",
-                                          ".lora_embedding_B", ".weight"};
+  static constexpr const char* kEnds[] = {".lora_A.weight",         ".lora_B.weight",
+                                          ".lora_embedding_A",      ".lora_embedding_B",
+                                          ".lora_magnitude_vector", ".weight"};
   return absl::StrCat(std::string(kPrefix), place.module, kEnds[static_cast<int>(place.part)]);
 }
 
 // Tells what was read, in one form for all spellings of an adapter.
 class PeftReader {
  public:
-  PeftReader(const PeftConfig& peft, const ModelConfig& config, const Checkpoint& checkpoint,
-             const kernels::Kernels& kernels, kernels::DType dtype, kernels::ThreadPool& pool)
+  PeftReader(const PeftConfig& peft, const ModelConfig& config, const Weights& base,
+             const Checkpoint& checkpoint, const kernels::Kernels& kernels, kernels::DType dtype,
+             kernels::ThreadPool& pool)
       : peft_(peft),
         config_(config),
+        base_(base),
         checkpoint_(checkpoint),
         kernels_(kernels),
         dtype_(dtype),
@@ -183,11 +189,43 @@ class PeftReader {
     return static_cast<float>(scale);
   }
 
-  absl::Status ReadLowRank(const std::string& module, LinearShape shape, LowRank& low_rank) {
+  // What a linear layer's update comes on top of.
+  BaseRows RowsOf(int layer, Linear linear) const {
+    const LayerWeights& weights = base_.layers[layer];
+    switch (linear) {
+      case Linear::kQ:
+        return {weights.qkv, 0};
+      case Linear::kK:
+        return {weights.qkv, config_.q_size()};
+      case Linear::kV:
+        return {weights.qkv, config_.q_size() + config_.kv_size()};
+      case Linear::kO:
+        return {weights.o, 0};
+      case Linear::kGate:
+        return {weights.gate_up, 0};
+      case Linear::kUp:
+        return {weights.gate_up, config_.ffn};
+      case Linear::kDown:
+        return {weights.down, 0};
+    }
+    __builtin_unreachable();
+  }
+
+  absl::Status ReadLowRank(const std::string& module, LinearShape shape, const BaseRows& base,
+                           LowRank& low_rank) {
     ASSIGN_OR_RETURN(const int rank, peft_.RankOf(module));
     ASSIGN_OR_RETURN(low_rank.a, GetPacked({module, Part::kA}, {rank, shape.in}));
     ASSIGN_OR_RETURN(low_rank.b, GetPacked({module, Part::kB}, {shape.out, rank}));
     ASSIGN_OR_RETURN(low_rank.scale, Scale(module));
+    if (!peft_.has_magnitudes()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const Tensor magnitude, Get({module, Part::kMagnitude}, {shape.out}));
+    low_rank.gain = DoraGain(base, low_rank, ToFloats(magnitude), kernels_, pool_);
+    for (const float gain : low_rank.gain) {
+      if (std::isfinite(gain)) continue;
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "tensor '%s': a magnitude that is not finite, or of a row of weights that is zero",
+          magnitude.name));
+    }
     return absl::OkStatus();
   }
 
@@ -199,7 +237,8 @@ class PeftReader {
         const std::string module = ModuleName(layer, linear);
         ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(module, /*is_linear=*/true));
         if (!targeted) continue;
-        RETURN_IF_ERROR(ReadLowRank(module, ShapeOf(config_, linear), adapter.layers[layer][i]));
+        RETURN_IF_ERROR(ReadLowRank(module, ShapeOf(config_, linear), RowsOf(layer, linear),
+                                    adapter.layers[layer][i]));
       }
     }
     return absl::OkStatus();
@@ -217,7 +256,10 @@ class PeftReader {
     ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(kOutput, /*is_linear=*/false));
     RETURN_IF_ERROR(ReadWhole(kOutput, targeted, adapter.own_output));
     if (!targeted) return absl::OkStatus();
-    return ReadLowRank(kOutput, {.out = config_.vocab, .in = config_.hidden}, adapter.output);
+    const kernels::PackedMatrix& under =
+        adapter.own_output.rows > 0 ? adapter.own_output : base_.output_or_embedding();
+    return ReadLowRank(kOutput, {.out = config_.vocab, .in = config_.hidden}, {under, 0},
+                       adapter.output);
   }
 
   absl::Status ReadEmbedding(Adapter& adapter) {
@@ -234,6 +276,12 @@ class PeftReader {
                        GetPacked({kEmbedding, Part::kWhole}, {config_.vocab, config_.hidden}));
     }
     if (!targeted) return absl::OkStatus();
+    if (peft_.has_magnitudes()) {
+      return absl::UnimplementedError(
+          "adapter_config.json: field 'use_dora': not supported for embed_tokens; save it whole, "
+          "or "
+          "merge the adapter");
+    }
     ASSIGN_OR_RETURN(const int rank, peft_.RankOf(kEmbedding));
     ASSIGN_OR_RETURN(const Tensor a, Get({kEmbedding, Part::kEmbeddingA}, {rank, config_.vocab}));
     adapter.embedding.a = PackTransposed(a, rank, config_.vocab);
@@ -259,6 +307,7 @@ class PeftReader {
 
   const PeftConfig& peft_;
   const ModelConfig& config_;
+  const Weights& base_;
   const Checkpoint& checkpoint_;
   const kernels::Kernels& kernels_;
   const kernels::DType dtype_;
@@ -284,7 +333,7 @@ absl::Status RefusePickled(const std::string& folder) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<const Adapter>> LoadPeftAdapter(
-    const std::string& folder, const ModelConfig& config, const Digest& base,
+    const std::string& folder, const ModelConfig& config, const Weights& base,
     const kernels::Kernels& kernels, kernels::DType dtype, kernels::ThreadPool& pool) {
   const std::string config_path = folder + "/adapter_config.json";
   ASSIGN_OR_RETURN(const OrderedJson json,
@@ -296,8 +345,8 @@ absl::StatusOr<std::unique_ptr<const Adapter>> LoadPeftAdapter(
   const absl::StatusOr<PeftConfig> peft = PeftConfig::Parse(json, config.layers, made_for);
   if (!peft.ok()) return Within(config_path, peft.status());
   ASSIGN_OR_RETURN(std::unique_ptr<Adapter> adapter,
-                   PeftReader(*peft, config, *checkpoint, kernels, dtype, pool).Read());
-  adapter->module_digest = DigestOfModule(base, adapter->digest);
+                   PeftReader(*peft, config, base, *checkpoint, kernels, dtype, pool).Read());
+  adapter->module_digest = DigestOfModule(base.digest, adapter->digest);
   return std::unique_ptr<const Adapter>(std::move(adapter));
 }
 

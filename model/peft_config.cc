@@ -32,10 +32,9 @@ bool IsSet(const OrderedJson& json, const char* field) {
 
 // Fields that change results when they are set, and are not known here.
 absl::Status RefuseUnknown(const OrderedJson& json) {
-  for (const char* field :
-       {"use_dora", "layer_replication", "fan_in_fan_out", "lora_bias", "use_qalora",
-        "trainable_token_indices", "target_parameters", "megatron_config",
-        "alora_invocation_tokens", "arrow_config", "use_bdlora"}) {
+  for (const char* field : {"layer_replication", "fan_in_fan_out", "lora_bias", "use_qalora",
+                            "trainable_token_indices", "target_parameters", "megatron_config",
+                            "alora_invocation_tokens", "arrow_config", "use_bdlora"}) {
     if (!IsSet(json, field)) continue;
     return absl::UnimplementedError(
         absl::StrFormat("field '%s': %s is not supported; merge the adapter or train it without",
@@ -183,6 +182,7 @@ absl::Status PeftConfig::ParseRanks(const OrderedJson& json) {
   ASSIGN_OR_RETURN(rank_, RankIn(json.value("r", OrderedJson()), "r"));
   ASSIGN_OR_RETURN(alpha_, AlphaIn(json.value("lora_alpha", OrderedJson()), "lora_alpha"));
   ASSIGN_OR_RETURN(rslora_, FlagIn(json, "use_rslora"));
+  ASSIGN_OR_RETURN(dora_, FlagIn(json, "use_dora"));
   ASSIGN_OR_RETURN(ties_weights_, FlagIn(json, "ensure_weight_tying"));
   RETURN_IF_ERROR(ReadPatterns<int>(json, "rank_pattern", &RankIn, ranks_));
   return ReadPatterns<double>(json, "alpha_pattern", &AlphaIn, alphas_);

@@ -25,7 +25,7 @@ enum class PeftBase { kWhole, kBody };
 class PeftConfig {
  public:
   // InvalidArgument names the field, its value and what is allowed; Unimplemented a feature that
-  // changes results and is not known: DoRA, biases, layer replication and the like, and starts that
+  // changes results and is not known: biases, layer replication and the like, and starts that
   // change the base's weights. Patterns are tried in the order of the text.
   static absl::StatusOr<PeftConfig> Parse(const OrderedJson& json, int layers, PeftBase base);
 
@@ -37,6 +37,8 @@ class PeftConfig {
   absl::StatusOr<int> RankOf(const std::string& module) const;
   // alpha / r, or alpha / sqrt(r) with rslora.
   absl::StatusOr<double> ScaleOf(const std::string& module) const;
+  // Whether updates of linear layers and of lm_head have magnitudes (DoRA).
+  bool has_magnitudes() const { return dora_; }
   // A whole embedding stands for a tied output matrix too.
   bool ties_weights() const { return ties_weights_; }
   // The field target_modules as it is, for errors.
@@ -73,6 +75,7 @@ class PeftConfig {
   Patterns<int> ranks_;
   Patterns<double> alphas_;
   bool rslora_ = false;
+  bool dora_ = false;
   bool ties_weights_ = false;
   std::string targets_text_;
 };

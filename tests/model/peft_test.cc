@@ -236,7 +236,7 @@ TEST_F(PeftTest, NamesTheFieldAndItsValue) {
       {"lora_alpha", "16", absl::StatusCode::kInvalidArgument, "'lora_alpha': \"16\""},
       {"lora_alpha", 1e9, absl::StatusCode::kInvalidArgument, "'lora_alpha': 1000000000.0"},
       {"layers_to_transform", {2}, absl::StatusCode::kInvalidArgument, "2 is not a layer"},
-      {"use_dora", true, absl::StatusCode::kUnimplemented, "'use_dora': true is not supported"},
+      {"use_dora", 1, absl::StatusCode::kInvalidArgument, "'use_dora': expected true or false"},
       {"bias", "all", absl::StatusCode::kUnimplemented, "'bias': \"all\""},
       {"modules_to_save", {"norm"}, absl::StatusCode::kUnimplemented, "'norm' is not supported"},
       {"modules_to_save", "lm_head", absl::StatusCode::kInvalidArgument, "expected a list"},
@@ -284,6 +284,21 @@ TEST_F(PeftTest, TakesOnePartTwiceWhereBothAreEqual) {
   ExpectRefused(absl::StatusCode::kInvalidArgument, "are the same part of one module, and differ");
 }
 
+TEST_F(PeftTest, RefusesMagnitudesThatAreAtOddsWithTheConfig) {
+  const std::string key = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector";
+  ChangeConfig("use_dora", true);
+  ExpectRefused(absl::StatusCode::kNotFound, key);
+  std::vector<FileTensor> tensors = AdapterTensors();
+  tensors.push_back({key, "F32", {1}, "1234"});
+  WriteFile(TensorsPath(), SafetensorsBytes(tensors));
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "'" + key + "': expected shape [");
+  ChangeConfig("use_dora", false);
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "'" + key + "' belongs to no target module");
+  ChangeConfig("use_dora", true);
+  ChangeConfig("target_modules", {"embed_tokens"});
+  ExpectRefused(absl::StatusCode::kUnimplemented, "'use_dora': not supported for embed_tokens");
+}
+
 TEST_F(PeftTest, RefusesKeysOfTwoModels) {
   std::vector<FileTensor> tensors = AdapterTensors();
   tensors[0].name = tensors[0].name.replace(0, std::strlen("base_model.model.model."), "");
@@ -328,7 +343,7 @@ TEST_F(PeftTest, SaysHowToConvertPickledTensors) {
 TEST_F(PeftTest, RowsOfABatchDoNotFeelEachOthersAdapters) {
   const ModelConfig config = TinyConfig();
   const auto tensor = [&](const std::string& name, std::vector<int64_t> shape, int salt) {
-    std::vector<float> values(shape[0] * shape[1]);
+    std::vector<float> values(shape[0] * (shape.size() > 1 ? shape[1] : 1));
     for (size_t i = 0; i < values.size(); ++i) {
       values[i] = 0.1f * std::sin(static_cast<float>(i * 7 + salt));
     }
@@ -360,6 +375,21 @@ TEST_F(PeftTest, RowsOfABatchDoNotFeelEachOthersAdapters) {
                            tensor("lm_head.lora_B.weight", {vocab, 3}, 6),
                            tensor("model.embed_tokens.weight", {vocab, hidden}, 7)}));
   adapters.push_back(*model_->LoadAdapter(adapter_.path(), pool_));
+  std::vector<FileTensor> with_magnitudes = {tensor("lm_head.lora_A.weight", {2, hidden}, 8),
+                                             tensor("lm_head.lora_B.weight", {vocab, 2}, 9),
+                                             tensor("lm_head.lora_magnitude_vector", {vocab}, 10)};
+  for (int layer = 0; layer < config.layers; ++layer) {
+    for (const Linear linear : {Linear::kK, Linear::kO, Linear::kDown}) {
+      const std::string module = ModuleName(layer, linear);
+      const LinearShape shape = ShapeOf(config, linear);
+      with_magnitudes.push_back(tensor(module + ".lora_A.weight", {2, shape.in}, 11 + layer));
+      with_magnitudes.push_back(tensor(module + ".lora_B.weight", {shape.out, 2}, 13 + layer));
+      with_magnitudes.push_back(tensor(module + ".lora_magnitude_vector", {shape.out}, 15));
+    }
+  }
+  adapters.push_back(
+      load({{"target_modules", {"k_proj", "o_proj", "down_proj", "lm_head"}}, {"use_dora", true}},
+           with_magnitudes));
   std::vector<std::vector<float>> alone;
   for (const auto& adapter : adapters) {
     alone.push_back(LogitsOf(*model_, Tokens(20, 5), 0, adapter.get()));
