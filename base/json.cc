@@ -58,6 +58,22 @@ size_t WidestObject(const Json& value) {
   return keys;
 }
 
+absl::StatusOr<std::string> ReadText(const std::string& path, int64_t bytes_max) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  if (error) return absl::NotFoundError(absl::StrFormat("%s: %s", path, error.message()));
+  if (static_cast<int64_t>(size) > bytes_max) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: %d bytes, more than the limit of %d", path, size, bytes_max));
+  }
+  std::string text(size, '\0');
+  std::ifstream in(path, std::ios::binary);
+  if (!in.read(text.data(), static_cast<std::streamsize>(size))) {
+    return absl::UnavailableError(absl::StrFormat("%s: cannot be read", path));
+  }
+  return text;
+}
+
 }  // namespace
 
 absl::StatusOr<Json> ParseJson(std::string_view text, std::string_view what) {
@@ -79,29 +95,25 @@ absl::StatusOr<Json> ParseJson(std::string_view text, std::string_view what) {
   }
 }
 
-absl::StatusOr<OrderedJson> ParseOrderedJson(std::string_view text, std::string_view what) {
+absl::StatusOr<OrderedJson> ParseOrderedJson(std::string_view text, std::string_view what,
+                                             size_t keys_max) {
   ASSIGN_OR_RETURN(const Json checked, ParseJson(text, what));
-  if (const size_t keys = WidestObject(checked); keys > kOrderedKeysMax) {
+  if (const size_t keys = WidestObject(checked); keys > keys_max) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("%s: an object has %d keys, more than %d", what, keys, kOrderedKeysMax));
+        absl::StrFormat("%s: an object has %d keys, more than %d", what, keys, keys_max));
   }
   return OrderedJson::parse(text.begin(), text.end());
 }
 
 absl::StatusOr<Json> ParseJsonFile(const std::string& path, int64_t bytes_max) {
-  std::error_code error;
-  const auto size = std::filesystem::file_size(path, error);
-  if (error) return absl::NotFoundError(absl::StrFormat("%s: %s", path, error.message()));
-  if (static_cast<int64_t>(size) > bytes_max) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s: %d bytes, more than the limit of %d", path, size, bytes_max));
-  }
-  std::string text(size, '\0');
-  std::ifstream in(path, std::ios::binary);
-  if (!in.read(text.data(), static_cast<std::streamsize>(size))) {
-    return absl::UnavailableError(absl::StrFormat("%s: cannot be read", path));
-  }
+  ASSIGN_OR_RETURN(const std::string text, ReadText(path, bytes_max));
   return ParseJson(text, path);
+}
+
+absl::StatusOr<OrderedJson> ParseOrderedJsonFile(const std::string& path, int64_t bytes_max,
+                                                 size_t keys_max) {
+  ASSIGN_OR_RETURN(const std::string text, ReadText(path, bytes_max));
+  return ParseOrderedJson(text, path, keys_max);
 }
 
 std::string DumpJson(const Json& value) {

@@ -24,16 +24,19 @@ inline constexpr int kJsonDepthMax = 128;
 // Parses `text`; `what` names the document in errors ("config.json").
 absl::StatusOr<Json> ParseJson(std::string_view text, std::string_view what);
 
-// Most keys of one object that ParseOrderedJson accepts: an ordered object finds a key by looking
-// at all of them.
+// Most keys of one object that ParseOrderedJson accepts unless told otherwise: an ordered object
+// finds a key by looking at all of them.
 inline constexpr size_t kOrderedKeysMax = 256;
 
 // As ParseJson, for text whose order of keys matters.
-absl::StatusOr<OrderedJson> ParseOrderedJson(std::string_view text, std::string_view what);
+absl::StatusOr<OrderedJson> ParseOrderedJson(std::string_view text, std::string_view what,
+                                             size_t keys_max = kOrderedKeysMax);
 
 // Reads a whole file and parses it. NotFound names a missing file; a file of more than `bytes_max`
 // is refused.
 absl::StatusOr<Json> ParseJsonFile(const std::string& path, int64_t bytes_max = 64 << 20);
+absl::StatusOr<OrderedJson> ParseOrderedJsonFile(const std::string& path, int64_t bytes_max,
+                                                 size_t keys_max);
 
 // Compact text of `value`; invalid UTF-8 inside strings becomes U+FFFD rather than an exception.
 std::string DumpJson(const Json& value);

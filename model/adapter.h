@@ -15,11 +15,13 @@ namespace chorale {
 enum class Linear { kQ, kK, kV, kO, kGate, kUp, kDown };
 inline constexpr int kLinears = 7;
 
-// y += scale * (x a^T) b^T. `scale` is alpha / r, or alpha / sqrt(r) with rslora.
+// y += scale * (x a^T) b^T. `scale` is alpha / r, or alpha / sqrt(r) with rslora. With a gain the
+// whole product, the base's and this, is then multiplied by it, output by output (dora.h).
 struct LowRank {
   kernels::PackedMatrix a;  // [rank, in]
   kernels::PackedMatrix b;  // [out, rank]
   float scale = 0;
+  std::vector<float> gain;  // [out], empty without DoRA
 
   bool present() const { return a.rows > 0; }
 };

@@ -140,9 +140,22 @@ void ForwardPass::Embed() {
   }
 }
 
-// Adds what the adapters of the batch's rows say about one linear layer.
+// The residual stream as it is, where an adapter needs it after `linear` has added to it; else
+// null.
+const float* ForwardPass::Keep(int layer, Linear linear) {
+  for (const AdapterGroup& group : groups_) {
+    if (group.adapter == nullptr) continue;
+    if (group.adapter->layers[layer][static_cast<int>(linear)].gain.empty()) continue;
+    kept_.assign(x_.begin(), x_.begin() + int64_t{rows_} * config().hidden);
+    return kept_.data();
+  }
+  return nullptr;
+}
+
+// Adds what the adapters of the batch's rows say about one linear layer. `start` is where y was
+// before the layer's own product.
 void ForwardPass::Adapt(int layer, Linear linear, const std::vector<float>& x, int in, float* y,
-                        int64_t y_stride) {
+                        int64_t y_stride, const Start& start) {
   adapter_rows_.clear();
   for (const AdapterGroup& group : groups_) {
     if (group.adapter == nullptr) continue;
@@ -158,24 +171,35 @@ void ForwardPass::Adapt(int layer, Linear linear, const std::vector<float>& x, i
   kernels().adapters(
       {.groups = adapter_rows_, .x = x.data(), .x_stride = in, .y = y, .y_stride = y_stride},
       pool_);
+  for (const AdapterGroup& group : groups_) {
+    if (group.adapter == nullptr) continue;
+    const LowRank& low_rank = group.adapter->layers[layer][static_cast<int>(linear)];
+    const int64_t offset = group.row_begin * y_stride;
+    ApplyGain(low_rank.gain,
+              {.bias = start.bias, .kept = start.kept ? start.kept + offset : nullptr}, group.rows,
+              y + offset, y_stride);
+  }
 }
 
 void ForwardPass::Qkv(int layer) {
   const int q_size = config().q_size();
   const int kv_size = config().kv_size();
+  const float* bias = weights(layer).qkv_bias.empty() ? nullptr : weights(layer).qkv_bias.data();
+  const auto start = [&](int begin) { return Start{.bias = bias ? bias + begin : nullptr}; };
   Norm(x_.data(), weights(layer).attention_norm, normed_.data());
-  kernels().matmul(
-      {.w = weights(layer).qkv,
-       .x = normed_.data(),
-       .m = rows_,
-       .x_stride = config().hidden,
-       .y = qkv_.data(),
-       .y_stride = qkv_width(),
-       .bias = weights(layer).qkv_bias.empty() ? nullptr : weights(layer).qkv_bias.data()},
-      pool_);
-  Adapt(layer, Linear::kQ, normed_, config().hidden, qkv_.data(), qkv_width());
-  Adapt(layer, Linear::kK, normed_, config().hidden, qkv_.data() + q_size, qkv_width());
-  Adapt(layer, Linear::kV, normed_, config().hidden, qkv_.data() + q_size + kv_size, qkv_width());
+  kernels().matmul({.w = weights(layer).qkv,
+                    .x = normed_.data(),
+                    .m = rows_,
+                    .x_stride = config().hidden,
+                    .y = qkv_.data(),
+                    .y_stride = qkv_width(),
+                    .bias = bias},
+                   pool_);
+  Adapt(layer, Linear::kQ, normed_, config().hidden, qkv_.data(), qkv_width(), start(0));
+  Adapt(layer, Linear::kK, normed_, config().hidden, qkv_.data() + q_size, qkv_width(),
+        start(q_size));
+  Adapt(layer, Linear::kV, normed_, config().hidden, qkv_.data() + q_size + kv_size, qkv_width(),
+        start(q_size + kv_size));
   const auto head_norm = [&](float* x, int heads, const std::vector<float>& weight) {
     if (weight.empty()) return;
     kernels().rms_norm({.x = x,
@@ -225,16 +249,18 @@ void ForwardPass::Attend(int layer, kernels::KvMemory kv) {
 }
 
 void ForwardPass::Project(int layer) {
+  const float* bias = weights(layer).o_bias.empty() ? nullptr : weights(layer).o_bias.data();
+  const Start start = {.bias = bias, .kept = Keep(layer, Linear::kO)};
   kernels().matmul({.w = weights(layer).o,
                     .x = attended_.data(),
                     .m = rows_,
                     .x_stride = config().q_size(),
                     .y = x_.data(),
                     .y_stride = config().hidden,
-                    .bias = weights(layer).o_bias.empty() ? nullptr : weights(layer).o_bias.data(),
+                    .bias = bias,
                     .accumulate = true},
                    pool_);
-  Adapt(layer, Linear::kO, attended_, config().q_size(), x_.data(), config().hidden);
+  Adapt(layer, Linear::kO, attended_, config().q_size(), x_.data(), config().hidden, start);
 }
 
 void ForwardPass::FeedForward(int layer) {
@@ -257,6 +283,7 @@ void ForwardPass::FeedForward(int layer) {
                     .out = activated_.data(),
                     .out_stride = config().ffn},
                    pool_);
+  const Start start = {.kept = Keep(layer, Linear::kDown)};
   kernels().matmul({.w = weights(layer).down,
                     .x = activated_.data(),
                     .m = rows_,
@@ -265,7 +292,7 @@ void ForwardPass::FeedForward(int layer) {
                     .y_stride = config().hidden,
                     .accumulate = true},
                    pool_);
-  Adapt(layer, Linear::kDown, activated_, config().ffn, x_.data(), config().hidden);
+  Adapt(layer, Linear::kDown, activated_, config().ffn, x_.data(), config().hidden, start);
 }
 
 // Moves the row that predicts, of every sequence that wants logits, to the front and forgets the
@@ -337,6 +364,10 @@ void ForwardPass::AdaptLogits(float* logits) {
                       .y = logits,
                       .y_stride = vocab},
                      pool_);
+  for (const AdapterGroup& group : groups_) {
+    if (group.adapter == nullptr) continue;
+    ApplyGain(group.adapter->output.gain, {}, group.rows, logits + group.row_begin * vocab, vocab);
+  }
 }
 
 }  // namespace chorale

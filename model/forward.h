@@ -18,6 +18,7 @@
 #include "base/token.h"
 #include "kernels/kernels.h"
 #include "model/adapter.h"
+#include "model/dora.h"
 #include "model/transformer.h"
 
 namespace chorale {
@@ -64,7 +65,8 @@ class ForwardPass {
   int qkv_width() const { return config().q_size() + 2 * config().kv_size(); }
   void Norm(const float* x, const std::vector<float>& weight, float* out);
   void Adapt(int layer, Linear linear, const std::vector<float>& x, int in, float* y,
-             int64_t y_stride);
+             int64_t y_stride, const Start& start = {});
+  const float* Keep(int layer, Linear linear);
   void AddRows(int row_begin, int rows, const Adapter* adapter);
 
   kernels::ThreadPool& pool_;
@@ -84,6 +86,7 @@ class ForwardPass {
   std::vector<Rope::Place> places_;
   std::vector<float> cos_, sin_;  // [rows, head_dim / 2]
   std::vector<float> x_;          // [rows, hidden], the residual stream
+  std::vector<float> kept_;       // [rows, hidden], x_ before a linear with a gain adds to it
   std::vector<float> normed_;     // [rows, hidden]
   std::vector<float> qkv_;        // [rows, q_size + 2 kv_size]
   std::vector<float> attended_;   // [rows, q_size]

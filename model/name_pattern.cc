@@ -18,6 +18,7 @@ constexpr uint32_t kMatchLimit = 100'000;
 }  // namespace
 
 struct NamePattern::Code {
+  std::string text;  // the head of the pattern, for errors
   pcre2_code* code = nullptr;
   pcre2_match_context* context = nullptr;
   ~Code() {
@@ -34,6 +35,7 @@ absl::StatusOr<NamePattern> NamePattern::Compile(std::string_view pattern) {
   int error = 0;
   PCRE2_SIZE place = 0;
   auto compiled = std::make_shared<Code>();
+  compiled->text = std::string(pattern.substr(0, 80));
   compiled->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
                                  PCRE2_ANCHORED | PCRE2_ENDANCHORED, &error, &place, nullptr);
   if (compiled->code == nullptr) {
@@ -50,13 +52,19 @@ absl::StatusOr<NamePattern> NamePattern::Compile(std::string_view pattern) {
   return NamePattern(std::move(compiled));
 }
 
-bool NamePattern::Matches(std::string_view name) const {
+absl::StatusOr<bool> NamePattern::Matches(std::string_view name) const {
   pcre2_match_data* data = pcre2_match_data_create(1, nullptr);
   CHECK(data != nullptr);
   const int result = pcre2_match(code_->code, reinterpret_cast<PCRE2_SPTR>(name.data()),
                                  name.size(), 0, 0, data, code_->context);
   pcre2_match_data_free(data);
-  return result >= 0;
+  if (result >= 0) return true;
+  if (result == PCRE2_ERROR_NOMATCH) return false;
+  PCRE2_UCHAR message[256] = {};
+  pcre2_get_error_message(result, message, sizeof(message));
+  return absl::InvalidArgumentError(absl::StrFormat("'%s' cannot be decided for '%s': %s",
+                                                    code_->text, name.substr(0, 80),
+                                                    reinterpret_cast<const char*>(message)));
 }
 
 }  // namespace chorale

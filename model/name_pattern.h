@@ -8,14 +8,14 @@
 
 namespace chorale {
 
-// Immutable; not thread safe. Matching is bounded: a name that takes too long to decide is no
-// match.
+// Immutable; not thread safe.
 class NamePattern {
  public:
   // InvalidArgument with the place of the fault.
   static absl::StatusOr<NamePattern> Compile(std::string_view pattern);
-  // Whether all of `name` matches (re.fullmatch).
-  bool Matches(std::string_view name) const;
+  // Whether all of `name` matches (re.fullmatch). Matching is bounded: InvalidArgument names a
+  // pattern that takes too many steps, since neither answer would be known to be right.
+  absl::StatusOr<bool> Matches(std::string_view name) const;
 
  private:
   struct Code;

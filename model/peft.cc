@@ -1,7 +1,9 @@
 #include "model/peft.h"
 
+#include <algorithm>
 #include <bit>
-#include <fstream>
+#include <cmath>
+#include <filesystem>
 #include <map>
 #include <set>
 #include <utility>
@@ -14,6 +16,7 @@
 #include "base/status_macros.h"
 #include "model/config_fields.h"
 #include "model/digest.h"
+#include "model/dora.h"
 #include "model/linears.h"
 #include "model/peft_config.h"
 #include "model/safetensors.h"
@@ -25,9 +28,11 @@ namespace {
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr char kEmbedding[] = "model.embed_tokens";
 constexpr char kOutput[] = "lm_head";
+constexpr int64_t kConfigBytesMax = 1 << 20;
+constexpr size_t kConfigKeysMax = 8192;  // of an object: a pattern for each module is many
 
 // What a tensor is to its module.
-enum class Part { kA, kB, kEmbeddingA, kEmbeddingB, kWhole };
+enum class Part { kA, kB, kEmbeddingA, kEmbeddingB, kMagnitude, kWhole };
 
 // How keys end. Between a part's name and ".weight" may stand the name of the adapter.
 struct Ending {
@@ -39,6 +44,7 @@ constexpr Ending kEndings[] = {
     {".lora_B", Part::kB},
     {".lora_embedding_A", Part::kEmbeddingA},
     {".lora_embedding_B", Part::kEmbeddingB},
+    {".lora_magnitude_vector", Part::kMagnitude},
     {".modules_to_save", Part::kWhole},
     {".base_layer", Part::kWhole},  // a targeted embedding, saved along with its update
 };
@@ -50,11 +56,43 @@ struct Place {
   auto operator<=>(const Place&) const = default;
 };
 
+std::string_view WithoutPrefix(std::string_view key) {
+  if (key.starts_with(kPrefix)) key.remove_prefix(kPrefix.size());
+  return key;
+}
+
+// `key` without the prefix.
+bool IsOfBody(std::string_view key) {
+  return key.starts_with("layers.") || key.starts_with("embed_tokens.");
+}
+
+// What the adapter was made for. One that has keys of both kinds was made for neither.
+absl::StatusOr<PeftBase> BaseOf(const Checkpoint& checkpoint) {
+  const Tensor* of_body = nullptr;
+  const Tensor* of_whole = nullptr;
+  for (const Tensor* tensor : checkpoint.tensors()) {
+    const std::string_view key = WithoutPrefix(tensor->name);
+    if (IsOfBody(key)) of_body = tensor;
+    if (key.starts_with("model.") || key.starts_with("lm_head.")) of_whole = tensor;
+  }
+  if (of_body == nullptr) return PeftBase::kWhole;
+  if (of_whole == nullptr) return PeftBase::kBody;
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "tensor '%s' has its name in the body of a model, but '%s' in a whole one: one adapter was "
+      "made for one of them",
+      of_body->name, of_whole->name));
+}
+
+// Of two tensors for one part, as when a file has the key with and without the adapter's name.
+bool AreEqual(const Tensor& a, const Tensor& b) {
+  return a.dtype_name == b.dtype_name && a.shape == b.shape && std::ranges::equal(a.bytes, b.bytes);
+}
+
 // The module as the whole model names it, and the part, of a key.
 Place PlaceOf(std::string_view key) {
-  if (key.starts_with(kPrefix)) key.remove_prefix(kPrefix.size());
+  key = WithoutPrefix(key);
   Place place;
-  if (key.starts_with("layers.") || key.starts_with("embed_tokens.")) place.module = "model.";
+  if (IsOfBody(key)) place.module = "model.";
   if (key.ends_with(".weight")) key.remove_suffix(std::string_view(".weight").size());
   for (const Ending& ending : kEndings) {
     const size_t at = key.rfind(ending.name);
@@ -72,30 +110,36 @@ Place PlaceOf(std::string_view key) {
 
 // How a key is written when it is missing.
 std::string KeyOf(const Place& place) {
-  static constexpr const char* kEnds[] = {".lora_A.weight", ".lora_B.weight", ".lora_embedding_A",
-                                          ".lora_embedding_B", ".weight"};
+  static constexpr const char* kEnds[] = {".lora_A.weight",         ".lora_B.weight",
+                                          ".lora_embedding_A",      ".lora_embedding_B",
+                                          ".lora_magnitude_vector", ".weight"};
   return absl::StrCat(std::string(kPrefix), place.module, kEnds[static_cast<int>(place.part)]);
 }
 
 // Tells what was read, in one form for all spellings of an adapter.
 class PeftReader {
  public:
-  PeftReader(const PeftConfig& peft, const ModelConfig& config, const Checkpoint& checkpoint,
-             const kernels::Kernels& kernels, kernels::DType dtype, kernels::ThreadPool& pool)
+  PeftReader(const PeftConfig& peft, const ModelConfig& config, const Weights& base,
+             const Checkpoint& checkpoint, const kernels::Kernels& kernels, kernels::DType dtype,
+             kernels::ThreadPool& pool)
       : peft_(peft),
         config_(config),
+        base_(base),
         checkpoint_(checkpoint),
         kernels_(kernels),
         dtype_(dtype),
         pool_(pool) {}
 
   absl::StatusOr<std::unique_ptr<Adapter>> Read() {
+    std::map<Place, const Tensor*> tensors;
     for (const Tensor* tensor : checkpoint_.tensors()) {
-      const auto [at, is_new] = keys_.emplace(PlaceOf(tensor->name), tensor->name);
-      if (!is_new) {
-        return absl::InvalidArgumentError(absl::StrFormat(
-            "tensors '%s' and '%s' are the same part of one module", at->second, tensor->name));
+      const auto [at, is_new] = tensors.emplace(PlaceOf(tensor->name), tensor);
+      if (!is_new && !AreEqual(*at->second, *tensor)) {
+        return absl::InvalidArgumentError(
+            absl::StrFormat("tensors '%s' and '%s' are the same part of one module, and differ",
+                            at->second->name, tensor->name));
       }
+      keys_.emplace(at->first, tensor->name);
     }
     auto adapter = std::make_unique<Adapter>();
     RETURN_IF_ERROR(ReadLinears(*adapter));
@@ -139,17 +183,49 @@ class PeftReader {
     return PackTensors({&tensor, 1}, kernels_, dtype_, pool_);
   }
 
-  float Scale(const std::string& module) {
-    const double scale = peft_.ScaleOf(module);
+  absl::StatusOr<float> Scale(const std::string& module) {
+    ASSIGN_OR_RETURN(const double scale, peft_.ScaleOf(module));
     digest_.AddInt(std::bit_cast<int64_t>(scale));
     return static_cast<float>(scale);
   }
 
-  absl::Status ReadLowRank(const std::string& module, LinearShape shape, LowRank& low_rank) {
-    const int rank = peft_.RankOf(module);
+  // What a linear layer's update comes on top of.
+  BaseRows RowsOf(int layer, Linear linear) const {
+    const LayerWeights& weights = base_.layers[layer];
+    switch (linear) {
+      case Linear::kQ:
+        return {weights.qkv, 0};
+      case Linear::kK:
+        return {weights.qkv, config_.q_size()};
+      case Linear::kV:
+        return {weights.qkv, config_.q_size() + config_.kv_size()};
+      case Linear::kO:
+        return {weights.o, 0};
+      case Linear::kGate:
+        return {weights.gate_up, 0};
+      case Linear::kUp:
+        return {weights.gate_up, config_.ffn};
+      case Linear::kDown:
+        return {weights.down, 0};
+    }
+    __builtin_unreachable();
+  }
+
+  absl::Status ReadLowRank(const std::string& module, LinearShape shape, const BaseRows& base,
+                           LowRank& low_rank) {
+    ASSIGN_OR_RETURN(const int rank, peft_.RankOf(module));
     ASSIGN_OR_RETURN(low_rank.a, GetPacked({module, Part::kA}, {rank, shape.in}));
     ASSIGN_OR_RETURN(low_rank.b, GetPacked({module, Part::kB}, {shape.out, rank}));
-    low_rank.scale = Scale(module);
+    ASSIGN_OR_RETURN(low_rank.scale, Scale(module));
+    if (!peft_.has_magnitudes()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const Tensor magnitude, Get({module, Part::kMagnitude}, {shape.out}));
+    low_rank.gain = DoraGain(base, low_rank, ToFloats(magnitude), kernels_, pool_);
+    for (const float gain : low_rank.gain) {
+      if (std::isfinite(gain)) continue;
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "tensor '%s': a magnitude that is not finite, or of a row of weights that is zero",
+          magnitude.name));
+    }
     return absl::OkStatus();
   }
 
@@ -159,8 +235,10 @@ class PeftReader {
       for (int i = 0; i < kLinears; ++i) {
         const Linear linear = static_cast<Linear>(i);
         const std::string module = ModuleName(layer, linear);
-        if (!peft_.Targets(module, /*is_linear=*/true)) continue;
-        RETURN_IF_ERROR(ReadLowRank(module, ShapeOf(config_, linear), adapter.layers[layer][i]));
+        ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(module, /*is_linear=*/true));
+        if (!targeted) continue;
+        RETURN_IF_ERROR(ReadLowRank(module, ShapeOf(config_, linear), RowsOf(layer, linear),
+                                    adapter.layers[layer][i]));
       }
     }
     return absl::OkStatus();
@@ -175,14 +253,17 @@ class PeftReader {
   }
 
   absl::Status ReadOutput(Adapter& adapter) {
-    const bool targeted = peft_.Targets(kOutput, /*is_linear=*/false);
+    ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(kOutput, /*is_linear=*/false));
     RETURN_IF_ERROR(ReadWhole(kOutput, targeted, adapter.own_output));
     if (!targeted) return absl::OkStatus();
-    return ReadLowRank(kOutput, {.out = config_.vocab, .in = config_.hidden}, adapter.output);
+    const kernels::PackedMatrix& under =
+        adapter.own_output.rows > 0 ? adapter.own_output : base_.output_or_embedding();
+    return ReadLowRank(kOutput, {.out = config_.vocab, .in = config_.hidden}, {under, 0},
+                       adapter.output);
   }
 
   absl::Status ReadEmbedding(Adapter& adapter) {
-    const bool targeted = peft_.Targets(kEmbedding, /*is_linear=*/false);
+    ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(kEmbedding, /*is_linear=*/false));
     RETURN_IF_ERROR(ReadWhole(kEmbedding, targeted, adapter.own_embedding));
     const bool ties = peft_.ties_weights() && config_.tied_embeddings;
     if (ties && targeted) {
@@ -195,12 +276,18 @@ class PeftReader {
                        GetPacked({kEmbedding, Part::kWhole}, {config_.vocab, config_.hidden}));
     }
     if (!targeted) return absl::OkStatus();
-    const int rank = peft_.RankOf(kEmbedding);
+    if (peft_.has_magnitudes()) {
+      return absl::UnimplementedError(
+          "adapter_config.json: field 'use_dora': not supported for embed_tokens; save it whole, "
+          "or "
+          "merge the adapter");
+    }
+    ASSIGN_OR_RETURN(const int rank, peft_.RankOf(kEmbedding));
     ASSIGN_OR_RETURN(const Tensor a, Get({kEmbedding, Part::kEmbeddingA}, {rank, config_.vocab}));
     adapter.embedding.a = PackTransposed(a, rank, config_.vocab);
     ASSIGN_OR_RETURN(adapter.embedding.b,
                      GetPacked({kEmbedding, Part::kEmbeddingB}, {config_.hidden, rank}));
-    adapter.embedding.scale = Scale(kEmbedding);
+    ASSIGN_OR_RETURN(adapter.embedding.scale, Scale(kEmbedding));
     return absl::OkStatus();
   }
 
@@ -220,6 +307,7 @@ class PeftReader {
 
   const PeftConfig& peft_;
   const ModelConfig& config_;
+  const Weights& base_;
   const Checkpoint& checkpoint_;
   const kernels::Kernels& kernels_;
   const kernels::DType dtype_;
@@ -229,30 +317,36 @@ class PeftReader {
   DigestBuilder digest_;
 };
 
-// The file as an object that keeps the order of its keys; known to be JSON within the limits.
-absl::StatusOr<OrderedJson> ReadOrdered(const std::string& path) {
-  RETURN_IF_ERROR(ParseJsonFile(path).status());
-  std::ifstream in(path, std::ios::binary);
-  OrderedJson json = OrderedJson::parse(in, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded())
-    return absl::InvalidArgumentError(path + ": it changed while it was read");
-  return json;
+// Pickled tensors can run code where they are read, so they are not.
+absl::Status RefusePickled(const std::string& folder) {
+  std::error_code ignored;
+  if (std::filesystem::exists(folder + "/adapter_model.safetensors", ignored) ||
+      !std::filesystem::exists(folder + "/adapter_model.bin", ignored)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      folder +
+      "/adapter_model.bin: pickled tensors are not read; convert it to "
+      "adapter_model.safetensors (PeftModel.save_pretrained writes that)");
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<const Adapter>> LoadPeftAdapter(
-    const std::string& folder, const ModelConfig& config, const Digest& base,
+    const std::string& folder, const ModelConfig& config, const Weights& base,
     const kernels::Kernels& kernels, kernels::DType dtype, kernels::ThreadPool& pool) {
   const std::string config_path = folder + "/adapter_config.json";
-  ASSIGN_OR_RETURN(const OrderedJson json, ReadOrdered(config_path));
-  const absl::StatusOr<PeftConfig> peft = PeftConfig::Parse(json, config.layers);
-  if (!peft.ok()) return Within(config_path, peft.status());
+  ASSIGN_OR_RETURN(const OrderedJson json,
+                   ParseOrderedJsonFile(config_path, kConfigBytesMax, kConfigKeysMax));
+  RETURN_IF_ERROR(RefusePickled(folder));
   ASSIGN_OR_RETURN(const auto checkpoint,
                    Checkpoint::OpenFile(folder + "/adapter_model.safetensors"));
+  ASSIGN_OR_RETURN(const PeftBase made_for, BaseOf(*checkpoint));
+  const absl::StatusOr<PeftConfig> peft = PeftConfig::Parse(json, config.layers, made_for);
+  if (!peft.ok()) return Within(config_path, peft.status());
   ASSIGN_OR_RETURN(std::unique_ptr<Adapter> adapter,
-                   PeftReader(*peft, config, *checkpoint, kernels, dtype, pool).Read());
-  adapter->module_digest = DigestOfModule(base, adapter->digest);
+                   PeftReader(*peft, config, base, *checkpoint, kernels, dtype, pool).Read());
+  adapter->module_digest = DigestOfModule(base.digest, adapter->digest);
   return std::unique_ptr<const Adapter>(std::move(adapter));
 }
 

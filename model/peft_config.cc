@@ -10,11 +10,13 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "base/status_macros.h"
+#include "model/config_fields.h"
 
 namespace chorale {
 namespace {
 
 constexpr int kRankMax = 4096;
+constexpr size_t kPatternsMax = 4096;  // of a field
 constexpr double kAlphaMax = 1e6;
 constexpr char kBody[] = "model.";
 
@@ -30,10 +32,9 @@ bool IsSet(const OrderedJson& json, const char* field) {
 
 // Fields that change results when they are set, and are not known here.
 absl::Status RefuseUnknown(const OrderedJson& json) {
-  for (const char* field :
-       {"use_dora", "layer_replication", "fan_in_fan_out", "lora_bias", "use_qalora",
-        "trainable_token_indices", "target_parameters", "megatron_config",
-        "alora_invocation_tokens", "arrow_config", "use_bdlora"}) {
+  for (const char* field : {"layer_replication", "fan_in_fan_out", "lora_bias", "use_qalora",
+                            "trainable_token_indices", "target_parameters", "megatron_config",
+                            "alora_invocation_tokens", "arrow_config", "use_bdlora"}) {
     if (!IsSet(json, field)) continue;
     return absl::UnimplementedError(
         absl::StrFormat("field '%s': %s is not supported; merge the adapter or train it without",
@@ -97,6 +98,10 @@ absl::Status ReadPatterns(const OrderedJson& json, const char* field, Read read,
     return absl::InvalidArgumentError(
         absl::StrFormat("field '%s': expected an object, found %s", field, Shown(json[field])));
   }
+  if (json[field].size() > kPatternsMax) {
+    return absl::InvalidArgumentError(absl::StrFormat("field '%s': %d patterns, more than %d",
+                                                      field, json[field].size(), kPatternsMax));
+  }
   for (const auto& [key, value] : json[field].items()) {
     ASSIGN_OR_RETURN(NamePattern pattern, PatternIn("(.*\\.)?(" + key + ")", field));
     ASSIGN_OR_RETURN(const Number number, read(value, absl::StrCat(field, ".", key)));
@@ -112,19 +117,25 @@ bool IsNamedBy(const std::vector<std::string>& names, std::string_view module) {
   });
 }
 
-// The module as it is named in the whole model, and in the body alone.
-template <typename Predicate>
-bool EitherName(std::string_view module, Predicate predicate) {
-  if (predicate(module)) return true;
-  return module.starts_with(kBody) && predicate(module.substr(std::size(kBody) - 1));
+// The number of the first pattern in the order of the text that matches, else `fallback`.
+template <typename Number>
+absl::StatusOr<Number> FirstMatch(const std::vector<std::pair<NamePattern, Number>>& patterns,
+                                  const char* field, std::string_view name, Number fallback) {
+  for (const auto& [pattern, number] : patterns) {
+    const absl::StatusOr<bool> matches = pattern.Matches(name);
+    if (!matches.ok()) return Within(absl::StrFormat("field '%s'", field), matches.status());
+    if (*matches) return number;
+  }
+  return fallback;
 }
 
 }  // namespace
 
-absl::StatusOr<PeftConfig> PeftConfig::Parse(const OrderedJson& json, int layers) {
+absl::StatusOr<PeftConfig> PeftConfig::Parse(const OrderedJson& json, int layers, PeftBase base) {
   if (!json.is_object()) return absl::InvalidArgumentError("expected a JSON object");
   RETURN_IF_ERROR(RefuseUnknown(json));
   PeftConfig config;
+  config.base_ = base;
   RETURN_IF_ERROR(config.ParseRanks(json));
   if (!IsSet(json, "target_modules")) {
     return absl::InvalidArgumentError(
@@ -143,6 +154,7 @@ absl::StatusOr<PeftConfig> PeftConfig::Parse(const OrderedJson& json, int layers
 absl::StatusOr<PeftConfig::Selection> PeftConfig::ParseSelection(const OrderedJson& json,
                                                                  const char* field) {
   Selection selection;
+  selection.field = field;
   const OrderedJson& value = json[field];
   if (value.is_string()) {
     const std::string text = value.get<std::string>();
@@ -170,6 +182,7 @@ absl::Status PeftConfig::ParseRanks(const OrderedJson& json) {
   ASSIGN_OR_RETURN(rank_, RankIn(json.value("r", OrderedJson()), "r"));
   ASSIGN_OR_RETURN(alpha_, AlphaIn(json.value("lora_alpha", OrderedJson()), "lora_alpha"));
   ASSIGN_OR_RETURN(rslora_, FlagIn(json, "use_rslora"));
+  ASSIGN_OR_RETURN(dora_, FlagIn(json, "use_dora"));
   ASSIGN_OR_RETURN(ties_weights_, FlagIn(json, "ensure_weight_tying"));
   RETURN_IF_ERROR(ReadPatterns<int>(json, "rank_pattern", &RankIn, ranks_));
   return ReadPatterns<double>(json, "alpha_pattern", &AlphaIn, alphas_);
@@ -179,17 +192,13 @@ absl::Status PeftConfig::ParseLayers(const OrderedJson& json, int layers) {
   const auto it = json.find("layers_to_transform");
   const bool given = it != json.end() && !it->is_null() && !(it->is_array() && it->empty());
   if (!given) return absl::OkStatus();
-  if (targets_.pattern) {
-    return absl::InvalidArgumentError(
-        "field 'layers_to_transform': target_modules is a regular expression; put the layers into "
-        "it");
+  if (targets_.pattern || targets_.all_linear) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "field 'layers_to_transform': target_modules is %s, with which PEFT allows no layers; list "
+        "the names, or put the layers into a regular expression",
+        targets_.pattern ? "a regular expression" : "all-linear"));
   }
-  if (IsSet(json, "layers_pattern") && json["layers_pattern"] != "layers" &&
-      json["layers_pattern"] != OrderedJson::array({"layers"})) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("field 'layers_pattern': %s; the layers of this model are called layers",
-                        Shown(json["layers_pattern"])));
-  }
+  RETURN_IF_ERROR(ParseLayerPatterns(json));
   layers_.emplace();
   for (const OrderedJson& layer : it->is_array() ? *it : OrderedJson::array({*it})) {
     if (!layer.is_number_integer() || layer < 0 || layer >= layers) {
@@ -198,6 +207,29 @@ absl::Status PeftConfig::ParseLayers(const OrderedJson& json, int layers) {
                           Shown(layer), layers - 1));
     }
     layers_->insert(layer.get<int>());
+  }
+  return absl::OkStatus();
+}
+
+// What stands before a layer's number; without a pattern anything may. PEFT puts a pattern as it is
+// between dots, so that a name must begin with something else: in a body alone no layer is found.
+absl::Status PeftConfig::ParseLayerPatterns(const OrderedJson& json) {
+  const OrderedJson value = json.value("layers_pattern", OrderedJson());
+  OrderedJson patterns = value.is_array() ? value : OrderedJson::array({value});
+  if (value.is_null() || value.empty() || value == "") patterns = OrderedJson::array({"[^.]*"});
+  if (patterns.size() > kPatternsMax) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "field 'layers_pattern': %d patterns, more than %d", patterns.size(), kPatternsMax));
+  }
+  for (const OrderedJson& text : patterns) {
+    if (!text.is_string()) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "field 'layers_pattern': expected a pattern or a list of them, found %s", Shown(value)));
+    }
+    ASSIGN_OR_RETURN(
+        NamePattern pattern,
+        PatternIn(".*\\." + text.get<std::string>() + "\\.(\\d+)\\..*", "layers_pattern"));
+    layer_patterns_.push_back(std::move(pattern));
   }
   return absl::OkStatus();
 }
@@ -219,59 +251,63 @@ absl::Status PeftConfig::ParseSaved(const OrderedJson& json) {
   return absl::OkStatus();
 }
 
-bool PeftConfig::IsChosenLayer(std::string_view module) const {
+std::string_view PeftConfig::NameOf(std::string_view module) const {
+  if (base_ == PeftBase::kBody && module.starts_with(kBody)) {
+    module.remove_prefix(std::size(kBody) - 1);
+  }
+  return module;
+}
+
+absl::StatusOr<bool> PeftConfig::IsChosenLayer(const std::string& module) const {
   if (!layers_) return true;
-  const std::vector<std::string> parts = absl::StrSplit(std::string(module), '.');
-  for (size_t i = 0; i + 1 < parts.size(); ++i) {
-    int layer = 0;
-    if (parts[i] == "layers" && absl::SimpleAtoi(parts[i + 1], &layer)) {
-      return layers_->contains(layer);
+  for (const NamePattern& pattern : layer_patterns_) {
+    const absl::StatusOr<bool> matches = pattern.Matches(NameOf(module));
+    if (!matches.ok()) return Within("field 'layers_pattern'", matches.status());
+    if (!*matches) continue;
+    // A module's name has one number: that of its layer.
+    const std::vector<std::string> parts = absl::StrSplit(module, '.');
+    for (const std::string& part : parts) {
+      int layer = 0;
+      if (absl::SimpleAtoi(part, &layer)) return layers_->contains(layer);
     }
   }
   return false;
 }
 
-bool PeftConfig::Targets(const std::string& module, bool is_linear) const {
-  const auto in = [&](const Selection& selection) {
-    return EitherName(module, [&](std::string_view name) {
-      return selection.pattern ? selection.pattern->Matches(name)
-                               : IsNamedBy(selection.names, name);
-    });
-  };
-  if (in(excluded_) || Saves(module)) return false;
-  if (targets_.pattern) return in(targets_);
-  if (targets_.all_linear) return is_linear && IsChosenLayer(module);
+absl::StatusOr<bool> PeftConfig::IsIn(const Selection& selection, std::string_view name) const {
+  if (!selection.pattern) return IsNamedBy(selection.names, name);
+  const absl::StatusOr<bool> matches = selection.pattern->Matches(name);
+  if (matches.ok()) return matches;
+  return Within(absl::StrFormat("field '%s'", selection.field), matches.status());
+}
+
+absl::StatusOr<bool> PeftConfig::Targets(const std::string& module, bool is_linear) const {
+  const std::string_view name = NameOf(module);
+  ASSIGN_OR_RETURN(const bool excluded, IsIn(excluded_, name));
+  if (excluded || Saves(module)) return false;
+  if (targets_.all_linear) return is_linear;
+  ASSIGN_OR_RETURN(const bool targeted, IsIn(targets_, name));
+  if (!targeted) return false;
   // A name that is written out whole counts whatever the layers.
-  const bool whole = EitherName(module, [&](std::string_view name) {
-    return std::find(targets_.names.begin(), targets_.names.end(), name) != targets_.names.end();
-  });
-  return whole || (in(targets_) && IsChosenLayer(module));
+  const Names& names = targets_.names;
+  if (std::find(names.begin(), names.end(), name) != names.end()) return true;
+  return IsChosenLayer(module);
 }
 
-bool PeftConfig::Saves(const std::string& module) const { return IsNamedBy(saved_, module); }
-
-int PeftConfig::RankOf(const std::string& module) const {
-  for (const auto& [pattern, rank] : ranks_) {
-    if (EitherName(module, [&](std::string_view name) { return pattern.Matches(name); })) {
-      return rank;
-    }
-  }
-  return rank_;
+bool PeftConfig::Saves(const std::string& module) const {
+  return IsNamedBy(saved_, NameOf(module));
 }
 
-double PeftConfig::AlphaOf(const std::string& module) const {
-  for (const auto& [pattern, alpha] : alphas_) {
-    if (EitherName(module, [&](std::string_view name) { return pattern.Matches(name); })) {
-      return alpha;
-    }
-  }
-  return alpha_;
+absl::StatusOr<int> PeftConfig::RankOf(const std::string& module) const {
+  return FirstMatch(ranks_, "rank_pattern", NameOf(module), rank_);
 }
 
-double PeftConfig::ScaleOf(const std::string& module) const {
+absl::StatusOr<double> PeftConfig::ScaleOf(const std::string& module) const {
   // LoRA (arXiv 2106.09685), section 4.1; rank-stabilised (arXiv 2312.03732), section 3.
-  const double rank = RankOf(module);
-  return AlphaOf(module) / (rslora_ ? std::sqrt(rank) : rank);
+  ASSIGN_OR_RETURN(const double rank, RankOf(module));
+  ASSIGN_OR_RETURN(const double alpha,
+                   FirstMatch(alphas_, "alpha_pattern", NameOf(module), alpha_));
+  return alpha / (rslora_ ? std::sqrt(rank) : rank);
 }
 
 }  // namespace chorale

@@ -15,22 +15,30 @@
 
 namespace chorale {
 
-// Modules have their names in the whole model: "model.layers.0.self_attn.q_proj", "lm_head",
-// "model.embed_tokens". An adapter of the body alone leaves "model." out; both are tried.
+// What an adapter was made for, which its keys tell: the whole model ("model.layers.0...",
+// "lm_head") or its body alone ("layers.0...", no lm_head).
+enum class PeftBase { kWhole, kBody };
+
+// Modules are asked for by their names in the whole model: "model.layers.0.self_attn.q_proj",
+// "lm_head", "model.embed_tokens". They are matched by the names that they have in the model that
+// the adapter was made for, as PEFT did.
 class PeftConfig {
  public:
   // InvalidArgument names the field, its value and what is allowed; Unimplemented a feature that
-  // changes results and is not known: DoRA, biases, layer replication and the like, and starts that
+  // changes results and is not known: biases, layer replication and the like, and starts that
   // change the base's weights. Patterns are tried in the order of the text.
-  static absl::StatusOr<PeftConfig> Parse(const OrderedJson& json, int layers);
+  static absl::StatusOr<PeftConfig> Parse(const OrderedJson& json, int layers, PeftBase base);
 
-  // Whether the module has an update. `is_linear`: all-linear means it.
-  bool Targets(const std::string& module, bool is_linear) const;
+  // Whether the module has an update. `is_linear`: all-linear means it. InvalidArgument, here and
+  // below, names a field whose pattern cannot be decided (name_pattern.h).
+  absl::StatusOr<bool> Targets(const std::string& module, bool is_linear) const;
   // Whether the module is saved whole (modules_to_save).
   bool Saves(const std::string& module) const;
-  int RankOf(const std::string& module) const;
+  absl::StatusOr<int> RankOf(const std::string& module) const;
   // alpha / r, or alpha / sqrt(r) with rslora.
-  double ScaleOf(const std::string& module) const;
+  absl::StatusOr<double> ScaleOf(const std::string& module) const;
+  // Whether updates of linear layers and of lm_head have magnitudes (DoRA).
+  bool has_magnitudes() const { return dora_; }
   // A whole embedding stands for a tied output matrix too.
   bool ties_weights() const { return ties_weights_; }
   // The field target_modules as it is, for errors.
@@ -39,6 +47,7 @@ class PeftConfig {
  private:
   using Names = std::vector<std::string>;
   struct Selection {
+    const char* field = "";
     bool all_linear = false;
     Names names;
     std::optional<NamePattern> pattern;
@@ -49,19 +58,24 @@ class PeftConfig {
   static absl::StatusOr<Selection> ParseSelection(const OrderedJson& json, const char* field);
   absl::Status ParseRanks(const OrderedJson& json);
   absl::Status ParseLayers(const OrderedJson& json, int layers);
+  absl::Status ParseLayerPatterns(const OrderedJson& json);
   absl::Status ParseSaved(const OrderedJson& json);
-  bool IsChosenLayer(std::string_view module) const;
-  double AlphaOf(const std::string& module) const;
+  std::string_view NameOf(std::string_view module) const;
+  absl::StatusOr<bool> IsIn(const Selection& selection, std::string_view name) const;
+  absl::StatusOr<bool> IsChosenLayer(const std::string& module) const;
 
+  PeftBase base_ = PeftBase::kWhole;
   Selection targets_;
   Selection excluded_;
   Names saved_;
-  std::optional<std::set<int>> layers_;  // unset: all
+  std::optional<std::set<int>> layers_;      // unset: all
+  std::vector<NamePattern> layer_patterns_;  // of the names that have a layer's number
   int rank_ = 0;
   double alpha_ = 0;
   Patterns<int> ranks_;
   Patterns<double> alphas_;
   bool rslora_ = false;
+  bool dora_ = false;
   bool ties_weights_ = false;
   std::string targets_text_;
 };

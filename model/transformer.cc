@@ -63,7 +63,7 @@ Transformer::Transformer(const ModelConfig& config, const kernels::Kernels& kern
 
 absl::StatusOr<std::unique_ptr<const Adapter>> Transformer::LoadAdapter(
     const std::string& folder, kernels::ThreadPool& pool) const {
-  return LoadPeftAdapter(folder, config_, weights_.digest, kernels_, dtype_, pool);
+  return LoadPeftAdapter(folder, config_, weights_, kernels_, dtype_, pool);
 }
 
 }  // namespace chorale

@@ -2,10 +2,40 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
 #include <string_view>
 
-#include "model/peft.h"
+#include "base/check.h"
+#include "model/random_checkpoint.h"
+#include "model/transformer.h"
 #include "tests/fuzz/fuzz_folder.h"
+
+namespace {
+
+std::unique_ptr<const chorale::Transformer> LoadBase(chorale::kernels::ThreadPool& pool) {
+  using namespace chorale;
+  ModelConfig config;
+  config.architecture = "LlamaForCausalLM";
+  config.layers = 2;
+  config.hidden = 4;
+  config.heads = 2;
+  config.kv_heads = 1;
+  config.head_dim = 2;
+  config.ffn = 4;
+  config.vocab = 6;
+  config.positions_max = 64;
+  config.norm_eps = 1e-6f;
+  const std::string folder = FuzzFolder() + "/base";
+  std::filesystem::create_directories(folder);
+  CHECK(WriteRandomCheckpoint(folder, config, kernels::DType::kF32, 1).ok());
+  auto model = Transformer::Load(folder, {.kernels = kernels::AvailableKernels().front()}, pool);
+  CHECK(model.ok()) << model.status().message();
+  return *std::move(model);
+}
+
+}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace chorale;
@@ -14,15 +44,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const size_t split = std::min(input.find('\0'), input.size());
   WriteFuzzFile("adapter_config.json", input.substr(0, split));
   WriteFuzzFile("adapter_model.safetensors", input.substr(std::min(split + 1, input.size())));
-  ModelConfig config;
-  config.layers = 2;
-  config.hidden = 4;
-  config.heads = 2;
-  config.kv_heads = 1;
-  config.head_dim = 2;
-  config.ffn = 4;
-  config.vocab = 6;
-  (void)LoadPeftAdapter(FuzzFolder(), config, Digest{}, *kernels::AvailableKernels().front(),
-                        kernels::DType::kF32, pool);
+  static const auto model = LoadBase(pool);
+  (void)model->LoadAdapter(FuzzFolder(), pool);
   return 0;
 }

@@ -42,7 +42,8 @@ def write_tensors(path, tensors):
     for name, rows in sorted(tensors.items()):
         flat = [x for row in rows for x in row]
         raw = struct.pack(f'<{len(flat)}f', *flat)
-        shape = [len(rows[0])] if name.endswith('norm.weight') else [len(rows), len(rows[0])]
+        is_vector = re.search(r'norm\.weight$|\.bias$|lora_magnitude_vector', name)
+        shape = [len(rows[0])] if is_vector else [len(rows), len(rows[0])]
         header[name] = {'dtype': 'F32', 'shape': shape,
                         'data_offsets': [len(data), len(data) + len(raw)]}
         data += raw
@@ -52,10 +53,16 @@ def write_tensors(path, tensors):
         out.write(struct.pack('<Q', len(text)) + text + data)
 
 
-def base_weights(tied):
+BIASED = [m for m in MODULES if '.self_attn.' in m]
+
+
+def base_weights(tied, biased=False):
     weights = {f'{name}.weight': matrix(*shape, seed=name) for name, shape in SHAPES.items()}
     if tied:
         del weights['lm_head.weight']
+    if biased:
+        for module in BIASED:
+            weights[f'{module}.bias'] = matrix(1, SHAPES[module][0], module + 'bias')
     norms = ['model.norm'] + [f'model.layers.{i}.{n}' for i in range(LAYERS)
                               for n in ('input_layernorm', 'post_attention_layernorm')]
     for name in norms:
@@ -89,10 +96,14 @@ def plain_logits(weights):
     for i in range(LAYERS):
         at = f'model.layers.{i}.'
         w = {name: weights[f'{at}{name}.weight'] for name in LINEARS}
+
+        def out(name, row):
+            bias = weights.get(f'{at}{name}.bias', [[0] * len(w[name])])[0]
+            return [a + b for a, b in zip(times(w[name], row), bias)]
         normed = [norm(weights[f'{at}input_layernorm.weight'], row) for row in x]
-        q = [rotate(times(w['self_attn.q_proj'], row), t) for t, row in enumerate(normed)]
-        k = [rotate(times(w['self_attn.k_proj'], row), t) for t, row in enumerate(normed)]
-        v = [times(w['self_attn.v_proj'], row) for row in normed]
+        q = [rotate(out('self_attn.q_proj', row), t) for t, row in enumerate(normed)]
+        k = [rotate(out('self_attn.k_proj', row), t) for t, row in enumerate(normed)]
+        v = [out('self_attn.v_proj', row) for row in normed]
         for t in range(len(x)):
             mixed = []
             for head in range(HEADS):
@@ -102,7 +113,7 @@ def plain_logits(weights):
                                    / math.sqrt(DIM)) for s in range(t + 1)]
                 mixed += [sum(scores[s] * v[s][kv + d] for s in range(t + 1)) / sum(scores)
                           for d in range(DIM)]
-            x[t] = [a + b for a, b in zip(x[t], times(w['self_attn.o_proj'], mixed))]
+            x[t] = [a + b for a, b in zip(x[t], out('self_attn.o_proj', mixed))]
         for t, row in enumerate(x):
             normed = norm(weights[f'{at}post_attention_layernorm.weight'], row)
             gate, up = times(w['mlp.gate_proj'], normed), times(w['mlp.up_proj'], normed)
@@ -116,12 +127,18 @@ class Form:
     """An adapter: its config, its tensors by module, and how their keys are written."""
 
     def __init__(self, targets, names=None, rank=4, alpha=6.0, ranks=None, alphas=None, saved=(),
-                 key='base_model.model.{}', end='', fields=None, rslora=False):
+                 key='base_model.model.{}', end='', fields=None, rslora=False, body=False,
+                 magnitude='.lora_magnitude_vector'):
+        """`body`: made for the model without its output, whose names lack 'model.'."""
         self.names = names if names is not None else [m for m in SHAPES if targets(m)]
         self.rank, self.alpha, self.rslora = rank, alpha, rslora
         self.ranks, self.alphas = ranks or {}, alphas or {}
         self.saved, self.key, self.end = saved, key, end
-        self.fields = fields or {}
+        self.fields, self.body = fields or {}, body
+        self.magnitude = magnitude  # how its keys end, with DoRA
+
+    def key_of(self, module):
+        return self.key.format(module.removeprefix('model.') if self.body else module)
 
     def rank_of(self, module):
         return self.ranks.get(module, self.rank)
@@ -137,26 +154,31 @@ class Form:
             return matrix(rank, out, module + 'a'), matrix(into, rank, module + 'b')
         return matrix(rank, into, module + 'a'), matrix(out, rank, module + 'b')
 
+    def magnitudes(self, module):
+        return [[1 + x for x in matrix(1, SHAPES[module][0], module + 'm')[0]]]
+
     def tensors(self):
         result = {}
         for module in self.names:
             a, b = self.pair(module)
             kind = 'embedding_' if module == 'model.embed_tokens' else ''
             weight = '' if kind else '.weight'
-            result[self.key.format(module) + f'.lora_{kind}A{self.end}{weight}'] = a
-            result[self.key.format(module) + f'.lora_{kind}B{self.end}{weight}'] = b
+            result[self.key_of(module) + f'.lora_{kind}A{self.end}{weight}'] = a
+            result[self.key_of(module) + f'.lora_{kind}B{self.end}{weight}'] = b
+            if self.fields.get('use_dora'):
+                result[self.key_of(module) + self.magnitude] = self.magnitudes(module)
         for module in self.saved:
             name = f'.modules_to_save{self.end}' if self.end else ''
-            result[self.key.format(module) + f'{name}.weight'] = matrix(*SHAPES[module], 's' + module)
+            result[self.key_of(module) + f'{name}.weight'] = matrix(*SHAPES[module], 's' + module)
         return result
 
     def config(self):
         return {'peft_type': 'LORA', 'r': self.rank, 'lora_alpha': self.alpha, 'bias': 'none',
                 'use_rslora': self.rslora, **self.fields}
 
-    def weights(self, tied):
+    def weights(self, tied, biased=False):
         """The base with what the adapter adds."""
-        weights = base_weights(tied)
+        weights = base_weights(tied, biased)
         if tied and ('lm_head' in self.names or self.saved):
             weights['lm_head.weight'] = weights['model.embed_tokens.weight']
         for module in self.saved:
@@ -176,6 +198,9 @@ class Form:
             else:
                 new = [[old[i][j] + scale * sum(b[i][r] * a[r][j] for r in rank)
                         for j in range(len(old[0]))] for i in range(len(old))]
+            if self.fields.get('use_dora'):
+                new = [[size / math.sqrt(math.fsum(x * x for x in row)) * x for x in row]
+                       for size, row in zip(self.magnitudes(module)[0], new)]
             weights[f'{module}.weight'] = new
         return weights
 
@@ -208,6 +233,8 @@ FORMS = {
                                         fields=fields(target_modules='all-linear')),
     'all linear: other adapter in keys': Form(linear, end='.my_role',
                                               fields=fields(target_modules='all-linear')),
+    'all linear: body alone': Form(linear, body=True, fields=fields(
+        target_modules='all-linear')),
     'all linear: no prefix': Form(linear, key='{}', fields=fields(target_modules='all-linear')),
     'layer numbers': Form(None, ['model.layers.1.self_attn.q_proj'],
                           fields=fields(target_modules=['layers.1.self_attn.q_proj'])),
@@ -222,7 +249,15 @@ FORMS = {
         target_modules=['gate_proj'], layers_to_transform=[1], layers_pattern='layers')),
     'one layer: number': Form(None, ['model.layers.1.mlp.gate_proj'], fields=fields(
         target_modules=['gate_proj'], layers_to_transform=1)),
-    'unmatched names beside matched ones': Form(has('q_proj'), fields=fields(
+    'one layer: expression': Form(None, ['model.layers.1.mlp.gate_proj'], fields=fields(
+        target_modules=['gate_proj'], layers_to_transform=[1], layers_pattern=['h', r'l\w+s'])),
+    'body alone': Form(has('q_proj', 'down_proj'), body=True, alphas={
+        'model.layers.1.mlp.down_proj': 2.5}, fields=fields(
+            target_modules=r'layers\.\d\..*(q_proj|down_proj)',
+            alpha_pattern={r'model\.layers\.0\..*': 99.0, r'^layers\.1\.mlp\.down_proj': 2.5})),
+    'q_proj: patterns of the body': Form(has('q_proj'), fields=fields(
+        target_modules=['q_proj'], alpha_pattern={r'^layers\..*': 99.0})),
+    'q_proj: unmatched names beside matched ones': Form(has('q_proj'), fields=fields(
         target_modules=['q_proj', 'c_attn'])),
     'excluded names': Form(lambda m: linear(m) and not has('k_proj')(m) and '.0.mlp' not in m,
                            fields=fields(target_modules='all-linear', exclude_modules=[
@@ -246,11 +281,19 @@ FORMS = {
     'rank stabilised': Form(has('v_proj'), rslora=True, fields=fields(target_modules=['v_proj'])),
     'output': Form(None, ['lm_head'], fields=fields(target_modules=['lm_head'])),
     'embedding': Form(None, ['model.embed_tokens'], fields=fields(target_modules=['embed_tokens'])),
-    'embedding, its own key': Form(None, ['model.embed_tokens'], end='.default',
+    'embedding: its own key': Form(None, ['model.embed_tokens'], end='.default',
                                    fields=fields(target_modules=['embed_tokens'])),
     'both, and layers': Form(lambda m: has('q_proj', 'embed_tokens', 'lm_head')(m), ranks={
         'lm_head': 2}, fields=fields(target_modules=['q_proj', 'embed_tokens', 'lm_head'],
                                      rank_pattern={'lm_head': 2})),
+    'magnitudes: bare': Form(linear, fields=fields(target_modules='all-linear', use_dora=True)),
+    'magnitudes: adapter in keys': Form(
+        linear, end='.default', magnitude='.lora_magnitude_vector.default.weight',
+        fields=fields(target_modules='all-linear', use_dora=True)),
+    'magnitudes: weight in keys': Form(linear, magnitude='.lora_magnitude_vector.weight',
+                                       fields=fields(target_modules='all-linear', use_dora=True)),
+    'magnitudes of the output': Form(None, ['lm_head'], rslora=True, fields=fields(
+        target_modules=['lm_head'], use_dora=True)),
     'saved output: plain': Form(has('q_proj'), saved=['lm_head'], fields=fields(
         target_modules=['q_proj'], modules_to_save=['lm_head'])),
     'saved output: adapter in keys': Form(has('q_proj'), saved=['lm_head'], end='.default',
@@ -262,7 +305,13 @@ FORMS = {
                                        fields=fields(target_modules=['v_proj'], modules_to_save=[
                                            'embed_tokens', 'lm_head'])),
 }
+BIASED_FORMS = {
+    'suffixes': FORMS['suffixes'],
+    'all linear': FORMS['all linear: word'],
+    'magnitudes': FORMS['magnitudes: bare'],
+}
 TIED_FORMS = {
+    'magnitudes of the output': FORMS['magnitudes of the output'],
     'output': FORMS['output'],
     'embedding': FORMS['embedding'],
     'saved output': FORMS['saved output: plain'],
@@ -273,7 +322,7 @@ TIED_FORMS = {
 
 
 class AdapterForms(unittest.TestCase):
-    def run_forms(self, forms, tied, kernels):
+    def run_forms(self, forms, tied, biased, kernels):
         with tempfile.TemporaryDirectory() as folder:
             base = os.path.join(folder, 'base')
             os.mkdir(base)
@@ -283,8 +332,9 @@ class AdapterForms(unittest.TestCase):
                            'num_key_value_heads': KV_HEADS, 'head_dim': DIM,
                            'intermediate_size': FFN, 'vocab_size': VOCAB,
                            'max_position_embeddings': 64, 'rms_norm_eps': 1e-6,
-                           'tie_word_embeddings': tied, 'torch_dtype': 'float32'}, out)
-            write_tensors(os.path.join(base, 'model.safetensors'), base_weights(tied))
+                           'tie_word_embeddings': tied, 'attention_bias': biased,
+                           'torch_dtype': 'float32'}, out)
+            write_tensors(os.path.join(base, 'model.safetensors'), base_weights(tied, biased))
             paths = []
             for i, form in enumerate(forms.values()):
                 paths.append(os.path.join(folder, f'adapter-{i}'))
@@ -297,13 +347,13 @@ class AdapterForms(unittest.TestCase):
                                    check=True, capture_output=True, text=True).stdout.splitlines()
             return [json.loads(line) for line in lines]
 
-    def check(self, forms, tied):
-        plain = plain_logits(base_weights(tied))
-        expected = [plain_logits(form.weights(tied)) for form in forms.values()]
+    def check(self, forms, tied, biased=False):
+        plain = plain_logits(base_weights(tied, biased))
+        expected = [plain_logits(form.weights(tied, biased)) for form in forms.values()]
         for kernels in ('reference', 'cpu'):
             digests = {}
             for (name, _), want, got in zip(forms.items(), expected,
-                                            self.run_forms(forms, tied, kernels)):
+                                            self.run_forms(forms, tied, biased, kernels)):
                 with self.subTest(form=name, tied=tied, kernels=kernels):
                     self.assertNotIn('error', got)
                     off = max(abs(a - b) for a, b in zip(got['logits'], want))
@@ -312,6 +362,7 @@ class AdapterForms(unittest.TestCase):
                     self.assertGreater(moved, 10 * LOGITS_MAX)
                     one = digests.setdefault(re.split(': ', name)[0], got['digest'])
                     self.assertEqual(got['digest'], one)
+            self.assertEqual(len(set(digests.values())), len(digests))
 
     def test_every_form_gives_the_logits_of_a_plain_forward_pass(self):
         self.assertGreaterEqual(len(FORMS), 24)
@@ -319,6 +370,9 @@ class AdapterForms(unittest.TestCase):
 
     def test_so_do_those_of_tied_embeddings(self):
         self.check(TIED_FORMS, tied=True)
+
+    def test_so_do_those_of_a_base_with_biases(self):
+        self.check(BIASED_FORMS, tied=False, biased=True)
 
 
 if __name__ == '__main__':

@@ -236,7 +236,7 @@ TEST_F(PeftTest, NamesTheFieldAndItsValue) {
       {"lora_alpha", "16", absl::StatusCode::kInvalidArgument, "'lora_alpha': \"16\""},
       {"lora_alpha", 1e9, absl::StatusCode::kInvalidArgument, "'lora_alpha': 1000000000.0"},
       {"layers_to_transform", {2}, absl::StatusCode::kInvalidArgument, "2 is not a layer"},
-      {"use_dora", true, absl::StatusCode::kUnimplemented, "'use_dora': true is not supported"},
+      {"use_dora", 1, absl::StatusCode::kInvalidArgument, "'use_dora': expected true or false"},
       {"bias", "all", absl::StatusCode::kUnimplemented, "'bias': \"all\""},
       {"modules_to_save", {"norm"}, absl::StatusCode::kUnimplemented, "'norm' is not supported"},
       {"modules_to_save", "lm_head", absl::StatusCode::kInvalidArgument, "expected a list"},
@@ -258,27 +258,92 @@ TEST_F(PeftTest, NamesTheFieldAndItsValue) {
 TEST_F(PeftTest, RefusesLayersThatAreAtOddsWithTheirNames) {
   ChangeConfig("layers_to_transform", {0});
   ChangeConfig("layers_pattern", {"h"});
-  ExpectRefused(absl::StatusCode::kInvalidArgument, "are called layers");
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "matches no module");
+  ChangeConfig("layers_pattern", {5});
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "'layers_pattern': expected a pattern");
   ChangeConfig("layers_pattern", nullptr);
   ChangeConfig("target_modules", ".*_proj");
   ExpectRefused(absl::StatusCode::kInvalidArgument, "target_modules is a regular expression");
+  ChangeConfig("target_modules", "all-linear");
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "target_modules is all-linear");
 }
 
-TEST_F(PeftTest, RefusesOnePartTwice) {
+TEST_F(PeftTest, TakesOnePartTwiceWhereBothAreEqual) {
   std::vector<FileTensor> tensors = AdapterTensors();
   FileTensor twin = tensors[0];
   ASSERT_TRUE(twin.name.ends_with(".lora_A.weight"));
   twin.name.replace(twin.name.find(".weight"), 7, ".default.weight");
+  const Digest once = (*model_->LoadAdapter(adapter_.path(), pool_))->digest;
   tensors.push_back(twin);
   WriteFile(TensorsPath(), SafetensorsBytes(tensors));
-  ExpectRefused(absl::StatusCode::kInvalidArgument, "are the same part of one module");
+  const auto adapter = model_->LoadAdapter(adapter_.path(), pool_);
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_EQ((*adapter)->digest, once);
+  tensors.back().bytes[0] ^= 1;
+  WriteFile(TensorsPath(), SafetensorsBytes(tensors));
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "are the same part of one module, and differ");
+}
+
+TEST_F(PeftTest, RefusesMagnitudesThatAreAtOddsWithTheConfig) {
+  const std::string key = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector";
+  ChangeConfig("use_dora", true);
+  ExpectRefused(absl::StatusCode::kNotFound, key);
+  std::vector<FileTensor> tensors = AdapterTensors();
+  tensors.push_back({key, "F32", {1}, "1234"});
+  WriteFile(TensorsPath(), SafetensorsBytes(tensors));
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "'" + key + "': expected shape [");
+  ChangeConfig("use_dora", false);
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "'" + key + "' belongs to no target module");
+  ChangeConfig("use_dora", true);
+  ChangeConfig("target_modules", {"embed_tokens"});
+  ExpectRefused(absl::StatusCode::kUnimplemented, "'use_dora': not supported for embed_tokens");
+}
+
+TEST_F(PeftTest, RefusesKeysOfTwoModels) {
+  std::vector<FileTensor> tensors = AdapterTensors();
+  tensors[0].name = tensors[0].name.replace(0, std::strlen("base_model.model.model."), "");
+  WriteFile(TensorsPath(), SafetensorsBytes(tensors));
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "has its name in the body of a model, but '");
+}
+
+TEST_F(PeftTest, RefusesAPatternThatTakesTooLong) {
+  for (const auto& [field, value] :
+       std::vector<std::pair<const char*, Json>>{{"target_modules", "(.+)+[XY]"},
+                                                 {"exclude_modules", "(.+)+[XY]"},
+                                                 {"rank_pattern", {{"(.+)+[XY]", 4}}},
+                                                 {"alpha_pattern", {{"(.+)+[XY]", 4}}}}) {
+    const Json before = *ParseJsonFile(adapter_.path() + "/adapter_config.json");
+    ChangeConfig(field, value);
+    ExpectRefused(absl::StatusCode::kInvalidArgument, std::string("field '") + field + "'");
+    ExpectRefused(absl::StatusCode::kInvalidArgument, "cannot be decided for 'model.layers.0.");
+    WriteFile(adapter_.path() + "/adapter_config.json", before.dump());
+  }
+}
+
+TEST_F(PeftTest, BoundsItsConfig) {
+  Json patterns = Json::object();
+  for (int i = 0; i <= 4096; ++i) patterns["q" + std::to_string(i)] = 4;
+  ChangeConfig("rank_pattern", patterns);
+  ExpectRefused(absl::StatusCode::kInvalidArgument,
+                "'rank_pattern': 4097 patterns, more than 4096");
+  for (int i = 0; i <= 8192; ++i) patterns["q" + std::to_string(i)] = 4;
+  ChangeConfig("rank_pattern", patterns);
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "an object has 8193 keys, more than 8192");
+  ChangeConfig("rank_pattern", std::string(1 << 20, 'a'));
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "more than the limit of 1048576");
+}
+
+TEST_F(PeftTest, SaysHowToConvertPickledTensors) {
+  std::filesystem::rename(TensorsPath(), adapter_.path() + "/adapter_model.bin");
+  ExpectRefused(absl::StatusCode::kInvalidArgument,
+                "adapter_model.bin: pickled tensors are not read; convert it");
 }
 
 // Whatever the adapters of other rows do to embedding and output, a row is what it is alone.
 TEST_F(PeftTest, RowsOfABatchDoNotFeelEachOthersAdapters) {
   const ModelConfig config = TinyConfig();
   const auto tensor = [&](const std::string& name, std::vector<int64_t> shape, int salt) {
-    std::vector<float> values(shape[0] * shape[1]);
+    std::vector<float> values(shape[0] * (shape.size() > 1 ? shape[1] : 1));
     for (size_t i = 0; i < values.size(); ++i) {
       values[i] = 0.1f * std::sin(static_cast<float>(i * 7 + salt));
     }
@@ -310,6 +375,21 @@ TEST_F(PeftTest, RowsOfABatchDoNotFeelEachOthersAdapters) {
                            tensor("lm_head.lora_B.weight", {vocab, 3}, 6),
                            tensor("model.embed_tokens.weight", {vocab, hidden}, 7)}));
   adapters.push_back(*model_->LoadAdapter(adapter_.path(), pool_));
+  std::vector<FileTensor> with_magnitudes = {tensor("lm_head.lora_A.weight", {2, hidden}, 8),
+                                             tensor("lm_head.lora_B.weight", {vocab, 2}, 9),
+                                             tensor("lm_head.lora_magnitude_vector", {vocab}, 10)};
+  for (int layer = 0; layer < config.layers; ++layer) {
+    for (const Linear linear : {Linear::kK, Linear::kO, Linear::kDown}) {
+      const std::string module = ModuleName(layer, linear);
+      const LinearShape shape = ShapeOf(config, linear);
+      with_magnitudes.push_back(tensor(module + ".lora_A.weight", {2, shape.in}, 11 + layer));
+      with_magnitudes.push_back(tensor(module + ".lora_B.weight", {shape.out, 2}, 13 + layer));
+      with_magnitudes.push_back(tensor(module + ".lora_magnitude_vector", {shape.out}, 15));
+    }
+  }
+  adapters.push_back(
+      load({{"target_modules", {"k_proj", "o_proj", "down_proj", "lm_head"}}, {"use_dora", true}},
+           with_magnitudes));
   std::vector<std::vector<float>> alone;
   for (const auto& adapter : adapters) {
     alone.push_back(LogitsOf(*model_, Tokens(20, 5), 0, adapter.get()));
