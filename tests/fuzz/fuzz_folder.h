@@ -6,20 +6,23 @@
 #include <fstream>
 #include <string>
 #include <string_view>
+#include <system_error>
 
-// One a process, in memory where the system has such a place.
+// One a process, in memory where the system has such a place; removed at its end.
 inline const std::string& FuzzFolder() {
-  static const std::string folder = [] {
-    std::string path =
-        std::filesystem::exists("/dev/shm") ? "/dev/shm/chorale-fuzz-XXXXXX" : "/tmp/chorale-fuzz-XXXXXX";
-    if (::mkdtemp(path.data()) == nullptr) std::abort();
-    std::atexit([] {
+  struct Folder {
+    Folder() {
+      if (::mkdtemp(path.data()) == nullptr) std::abort();
+    }
+    ~Folder() {
       std::error_code ignored;
-      std::filesystem::remove_all(FuzzFolder(), ignored);
-    });
-    return path;
-  }();
-  return folder;
+      std::filesystem::remove_all(path, ignored);
+    }
+    std::string path = std::filesystem::exists("/dev/shm") ? "/dev/shm/chorale-fuzz-XXXXXX"
+                                                           : "/tmp/chorale-fuzz-XXXXXX";
+  };
+  static const Folder folder;
+  return folder.path;
 }
 
 inline void WriteFuzzFile(const std::string& name, std::string_view bytes) {
