@@ -13,7 +13,7 @@ pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(YAML_CPP REQUIRED IMPORTED_TARGET yaml-cpp)
 pkg_check_modules(HIREDIS REQUIRED IMPORTED_TARGET hiredis)
-find_package(civetweb CONFIG REQUIRED)          # serves /metrics
+find_package(civetweb CONFIG REQUIRED)                       # serves /metrics
 find_package(prometheus-cpp CONFIG REQUIRED COMPONENTS core)  # writes its text
 if(CHORALE_BUILD_BENCH)
   find_package(RocksDB CONFIG QUIET)     # what the store's disk tier is measured against
