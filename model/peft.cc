@@ -279,8 +279,7 @@ class PeftReader {
     if (peft_.has_magnitudes()) {
       return absl::UnimplementedError(
           "adapter_config.json: field 'use_dora': not supported for embed_tokens; save it whole, "
-          "or "
-          "merge the adapter");
+          "or merge the adapter");
     }
     ASSIGN_OR_RETURN(const int rank, peft_.RankOf(kEmbedding));
     ASSIGN_OR_RETURN(const Tensor a, Get({kEmbedding, Part::kEmbeddingA}, {rank, config_.vocab}));
