@@ -181,8 +181,15 @@ absl::Status Launch::Start(absl::Time deadline, const std::function<bool()>& int
     RETURN_IF_ERROR(StartWorker(absl::StrCat("decode-", i), "chorale-decode"));
   }
   std::vector<std::string> router_flags = {
-      "--listen",    options_.grpc,    "--http",
-      options_.http, "--orchestrator", cluster_.Find("orchestrator")->address};
+      "--listen",
+      options_.grpc,
+      "--http",
+      options_.http,
+      "--orchestrator",
+      cluster_.Find("orchestrator")->address,
+      "--generation-config",
+      options_.generation_config,
+  };
   AddRedis(router_flags);
   RETURN_IF_ERROR(StartProcess("router", "chorale-router", router_flags));
   for (size_t i = 1; i < cluster_.processes.size(); ++i) {

@@ -33,6 +33,7 @@ struct LaunchOptions {
   bool tcp = false;      // between the processes; else unix sockets
   std::string http = "127.0.0.1:8080";
   std::string grpc = "127.0.0.1:8081";
+  std::string generation_config = "model";  // where unset sampling fields come from, or off
   std::vector<std::string> worker_flags;  // passed on as they are
 };
 

@@ -161,6 +161,10 @@ void AddUp(CLI::App& app, Command& chosen) {
       ->capture_default_str();
   up->add_option("--grpc", launch.grpc, "HOST:PORT of the gRPC API")->capture_default_str();
   up->add_flag("--tcp", launch.tcp, "TCP between the processes; default: unix sockets");
+  up->add_option("--generation-config", launch.generation_config,
+                 "unset sampling fields: model (its generation_config.json) or off")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"model", "off"}));
   AddRunDirFlag(*up, options->cluster);
   up->add_option("--timeout-seconds", options->timeout_s, "give up when not ready by then")
       ->capture_default_str()

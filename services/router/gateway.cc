@@ -56,6 +56,18 @@ absl::Status ValidatePrompt(const std::vector<TokenId>& prompt, const v1::Served
   return absl::OkStatus();
 }
 
+// Defaults are cut to what the context holds; a number that the request itself asks for is not.
+absl::Status ValidateMaxTokens(const v1::Sampling& request, size_t prompt_tokens,
+                               const v1::ServedModel& model) {
+  const int64_t room = model.context_tokens() - static_cast<int64_t>(prompt_tokens);
+  if (!request.has_max_tokens() || request.max_tokens() <= room) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "field 'max_tokens': %d after a prompt of %d tokens, but the context of model '%s' holds %d "
+      "(%s); send at most %d",
+      request.max_tokens(), prompt_tokens, model.name(), model.context_tokens(),
+      model.context_reason(), room));
+}
+
 // The request's own fields win; its stop strings stand in place of the model's.
 v1::Sampling WithDefaults(const v1::Sampling& request, const v1::Sampling& defaults) {
   v1::Sampling sampling = defaults;
@@ -145,6 +157,7 @@ absl::StatusOr<v1::DecodeRequest> Gateway::State::Prepare(const v1::GenerateRequ
                    texts.Get(model.served.folder(), model.served.text_folder()));
   ASSIGN_OR_RETURN(const Prompt prompt, text->PromptOf(request, model.served.context_tokens()));
   RETURN_IF_ERROR(ValidatePrompt(prompt.tokens, model.served));
+  RETURN_IF_ERROR(ValidateMaxTokens(request.sampling(), prompt.tokens.size(), model.served));
 
   v1::DecodeRequest decode;
   decode.set_model(model.served.name());

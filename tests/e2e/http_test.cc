@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "base/json.h"
 #include "tests/e2e/http_client.h"
 #include "tests/e2e/processes.h"
@@ -94,6 +95,8 @@ TEST_F(Http, FaultsNameTheFieldTheValueAndTheRemedy) {
   EXPECT_THAT(error(Complete({{"temperature", -1}}), 400), HasSubstr("temperature"));
   EXPECT_THAT(error(Complete({{"max_tokens", "ten"}}), 400), HasSubstr("max_tokens"));
   EXPECT_THAT(error(Complete({{"prompt", std::string(4000, 'x')}}), 400), HasSubstr("prompt"));
+  EXPECT_THAT(error(Complete({{"prompt", {1, 2}}, {"max_tokens", kTinyContext - 1}}), 400),
+              HasSubstr(absl::StrCat("send at most ", kTinyContext - 2)));
   EXPECT_THAT(error(HttpPost(cluster_->http(), "/v1/completions", "{"), 400), HasSubstr("error"));
   EXPECT_THAT(error(HttpPost(cluster_->http(), "/v1/chat/completions",
                              R"({"model": "m", "messages": [{"role": "user", "content": "hi"}]})"),
@@ -101,6 +104,13 @@ TEST_F(Http, FaultsNameTheFieldTheValueAndTheRemedy) {
               HasSubstr("chat template"));
   EXPECT_THAT(error(HttpGet(cluster_->http(), "/v1/nothing"), 404), HasSubstr("error"));
   EXPECT_EQ(HttpGet(cluster_->http(), "/health").status, 200);
+}
+
+TEST_F(Http, OutputMayFillTheContextToItsLastToken) {
+  const HttpReply reply = Complete(
+      {{"prompt", {1, 2}}, {"max_tokens", kTinyContext - 2}, {"ignore_eos", true}});
+  ASSERT_EQ(reply.status, 200) << reply.body;
+  EXPECT_EQ(Json::parse(reply.body)["usage"]["completion_tokens"], kTinyContext - 2);
 }
 
 }  // namespace
