@@ -23,7 +23,7 @@ target_include_directories(chorale_settings INTERFACE
 target_compile_features(chorale_settings INTERFACE cxx_std_20)
 # -Wno-maybe-uninitialized: g++ 12 sees it in absl::StatusOr<std::string>, where it is not.
 target_compile_options(chorale_settings INTERFACE "$<BUILD_INTERFACE:-Wall;-Wextra>"
-  "$<BUILD_INTERFACE:-Wno-missing-field-initializers;-Wno-maybe-uninitialized>")
+  "$<BUILD_INTERFACE:-Wno-missing-field-initializers;$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>>")
 install(TARGETS chorale_settings EXPORT chorale-targets)
 if(CHORALE_SANITIZE)
   target_compile_options(chorale_settings INTERFACE

@@ -156,12 +156,12 @@ absl::StatusOr<Arguments> Interpreter::EvaluateArguments(const Expression& node,
     const Dictionary* dictionary = value.dictionary();
     if (!dictionary) return Fault("the argument after '**' must be a mapping");
     for (const auto& [key, item] : dictionary->entries) {
-      if (!key.string()) return Fault("the keys of the argument after '**' must be strings");
-      const bool twice =
-          std::any_of(arguments.named.begin(), arguments.named.end(),
-                      [&](const auto& named) { return named.first == *key.string(); });
-      if (twice) return Fault(absl::StrCat("the argument '", *key.string(), "' is there twice"));
-      arguments.named.emplace_back(*key.string(), item);
+      const std::string* name = key.string();
+      if (!name) return Fault("the keys of the argument after '**' must be strings");
+      const bool twice = std::any_of(arguments.named.begin(), arguments.named.end(),
+                                     [&](const auto& named) { return named.first == *name; });
+      if (twice) return Fault(absl::StrCat("the argument '", *name, "' is there twice"));
+      arguments.named.emplace_back(*name, item);
     }
   }
   return arguments;

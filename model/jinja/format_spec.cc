@@ -45,10 +45,13 @@ std::string FloatDigits(const Spec& spec, double value) {
     case '%':
       text = absl::StrFormat("%.*f%%", precision, size * 100);
       break;
+    case 'G':
+      text = spec.alternate ? absl::StrFormat("%#.*G", precision, size)
+                            : absl::StrFormat("%.*G", precision, size);
+      break;
     default:
-      text = absl::StrFormat(
-          type == 'G' ? (spec.alternate ? "%#.*G" : "%.*G") : (spec.alternate ? "%#.*g" : "%.*g"),
-          precision, size);
+      text = spec.alternate ? absl::StrFormat("%#.*g", precision, size)
+                            : absl::StrFormat("%.*g", precision, size);
       // Without a type there is a digit behind the point.
       if (spec.type == '\0' && text.find_first_of(".enif") == std::string::npos) text += ".0";
   }

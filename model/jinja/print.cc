@@ -33,12 +33,12 @@ void AppendQuoted(std::string& out, std::string_view text) {
       out += c == '\n' ? 'n' : (c == '\r' ? 'r' : 't');
     } else if (code_point > 0x10ffff || Is(CharacterKind::kPrintable, code_point)) {
       out += text.substr(at, CharacterBytes(text, at));
+    } else if (code_point < 0x100) {
+      absl::StrAppendFormat(&out, "\\x%02x", code_point);
+    } else if (code_point < 0x10000) {
+      absl::StrAppendFormat(&out, "\\u%04x", code_point);
     } else {
-      absl::StrAppendFormat(&out,
-                            code_point < 0x100     ? "\\x%02x"
-                            : code_point < 0x10000 ? "\\u%04x"
-                                                   : "\\U%08x",
-                            code_point);
+      absl::StrAppendFormat(&out, "\\U%08x", code_point);
     }
   }
   out += quote;
