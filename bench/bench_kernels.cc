@@ -17,8 +17,8 @@
 #include "CLI/CLI.hpp"
 #include "base/random.h"
 #include "bench/ceilings.h"
+#include "kernels/formats/kv_codec.h"
 #include "kernels/kernels.h"
-#include "kernels/kv_codec.h"
 
 namespace chorale::bench {
 namespace {

@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "api/tenant.h"
 #include "base/status_macros.h"
 #include "chorale/v1/control.grpc.pb.h"
 #include "chorale/v1/worker.grpc.pb.h"
@@ -12,7 +13,6 @@
 #include "rpc/channels.h"
 #include "rpc/deadline.h"
 #include "rpc/status.h"
-#include "services/router/tenant.h"
 
 namespace chorale::cli {
 

@@ -17,7 +17,7 @@
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "model/catalog.h"
-#include "services/common/named_folder.h"
+#include "process/named_folder.h"
 
 namespace chorale::cli {
 namespace {

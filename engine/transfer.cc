@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "engine/state.h"
-#include "kernels/kv_codec.h"
+#include "kernels/formats/kv_codec.h"
 
 namespace chorale {
 

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "kernels/quantize.h"
+#include "kernels/formats/quantize.h"
 #include "kernels/tensor.h"
 #include "kernels/thread_pool.h"
 

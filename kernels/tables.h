@@ -9,7 +9,7 @@ namespace chorale::kernels {
 
 const Kernels& ReferenceKernels();
 
-// The tables of cpu.cc that this processor can run, slowest first.
+// The tables of cpu/cpu.cc that this processor can run, slowest first.
 std::vector<const Kernels*> CpuKernels();
 
 }  // namespace chorale::kernels

@@ -8,7 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
-#include "kernels/quantize.h"
+#include "kernels/formats/quantize.h"
 #include "model/config_fields.h"
 #include "model/config_rope.h"
 

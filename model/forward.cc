@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
-#include "kernels/kv_codec.h"
+#include "kernels/formats/kv_codec.h"
 
 namespace chorale {
 

@@ -15,7 +15,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/hash.h"
-#include "kernels/quantize.h"
+#include "kernels/formats/quantize.h"
 #include "model/safetensors.h"
 
 namespace chorale {

@@ -4,7 +4,7 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "kernels/kv_codec.h"
+#include "kernels/formats/kv_codec.h"
 #include "model/peft.h"
 
 namespace chorale {

@@ -6,7 +6,7 @@
 #include "rpc/deadline.h"
 #include "rpc/server_stream.h"
 #include "rpc/status.h"
-#include "services/worker/generate_call.h"
+#include "services/worker/calls/generate_call.h"
 #include "services/worker/worker_main.h"
 
 namespace chorale {

@@ -9,7 +9,7 @@
 #include "base/check.h"
 #include "base/hash.h"
 #include "base/status_macros.h"
-#include "services/common/log.h"
+#include "process/log.h"
 
 namespace chorale {
 namespace {

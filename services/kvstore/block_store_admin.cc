@@ -5,7 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "base/hash.h"
-#include "services/common/log.h"
+#include "process/log.h"
 #include "services/kvstore/block_store.h"
 
 namespace chorale {

@@ -2,11 +2,11 @@
 #include <CLI/CLI.hpp>
 
 #include "absl/time/clock.h"
+#include "process/log.h"
+#include "process/process.h"
 #include "rpc/server.h"
 #include "rpc/shared_region.h"
-#include "services/common/log.h"
 #include "services/common/metrics.h"
-#include "services/common/process.h"
 #include "services/kvstore/kvstore_service.h"
 #include "services/kvstore/redis_backing.h"
 

@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "net/redis/redis.h"
 #include "services/kvstore/block_store.h"
-#include "services/redis/redis.h"
-#include "services/redis/redis_tier.h"
+#include "services/kvstore/redis_tier.h"
 
 namespace chorale {
 

@@ -6,10 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "process/log.h"
 #include "rpc/convert_control.h"
 #include "rpc/deadline.h"
 #include "rpc/status.h"
-#include "services/common/log.h"
 
 namespace chorale {
 namespace {

@@ -2,10 +2,10 @@
 #include <CLI/CLI.hpp>
 
 #include "absl/time/clock.h"
+#include "process/log.h"
+#include "process/process.h"
 #include "rpc/server.h"
-#include "services/common/log.h"
 #include "services/common/metrics.h"
-#include "services/common/process.h"
 #include "services/orchestrator/control_service.h"
 
 namespace chorale {

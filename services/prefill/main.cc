@@ -1,7 +1,7 @@
 // chorale-prefill: writes the K/V of prompts and hands it to decode workers.
 #include "chorale/v1/worker.grpc.pb.h"
 #include "rpc/deadline.h"
-#include "services/prefill/prefill_call.h"
+#include "services/worker/calls/prefill_call.h"
 #include "services/worker/worker_main.h"
 
 namespace chorale {

@@ -9,8 +9,8 @@
 
 #include "base/status_macros.h"
 #include "chorale/v1/blocks.grpc.pb.h"
+#include "process/log.h"
 #include "rpc/convert_blocks.h"
-#include "services/common/log.h"
 
 namespace chorale {
 namespace {

@@ -19,7 +19,7 @@
 #include "cache/prefix_index.h"
 #include "chorale/v1/worker.pb.h"
 #include "rpc/channels.h"
-#include "services/redis/redis_directory.h"
+#include "services/router/redis_directory.h"
 
 namespace chorale {
 

@@ -12,10 +12,10 @@
 #include "base/status_macros.h"
 #include "chorale/v1/worker.grpc.pb.h"
 #include "kernels/tensor.h"
+#include "process/log.h"
 #include "rpc/convert_control.h"
 #include "rpc/deadline.h"
 #include "rpc/status.h"
-#include "services/common/log.h"
 
 namespace chorale {
 namespace {

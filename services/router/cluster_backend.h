@@ -9,7 +9,7 @@
 #include <string>
 
 #include "rpc/channels.h"
-#include "services/router/backend.h"
+#include "services/gateway/backend.h"
 #include "services/router/block_directory.h"
 #include "services/router/routing_watch.h"
 

@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "services/common/metrics.h"
-#include "services/router/backend.h"
+#include "services/gateway/backend.h"
 
 namespace chorale {
 

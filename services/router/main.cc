@@ -2,12 +2,12 @@
 #include <CLI/CLI.hpp>
 
 #include "absl/time/clock.h"
-#include "services/common/log.h"
+#include "process/log.h"
+#include "process/process.h"
 #include "services/common/metrics.h"
-#include "services/common/process.h"
+#include "services/gateway/front_door.h"
 #include "services/router/cluster_backend.h"
 #include "services/router/counted_backend.h"
-#include "services/router/front_door.h"
 
 namespace chorale {
 namespace {

@@ -6,9 +6,9 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "process/log.h"
 #include "rpc/channels.h"
 #include "rpc/convert_control.h"
-#include "services/common/log.h"
 
 namespace chorale {
 namespace {

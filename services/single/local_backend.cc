@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "services/worker/generate_call.h"
+#include "services/worker/calls/generate_call.h"
 
 namespace chorale {
 

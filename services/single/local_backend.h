@@ -1,7 +1,7 @@
 // LocalBackend: generations by the engine of this process.
 #pragma once
 
-#include "services/router/backend.h"
+#include "services/gateway/backend.h"
 #include "services/worker/worker.h"
 
 namespace chorale {

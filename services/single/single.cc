@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "services/common/log.h"
+#include "process/log.h"
 #include "services/common/metrics.h"
 #include "services/single/local_backend.h"
 

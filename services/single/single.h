@@ -2,8 +2,8 @@
 // cluster's tokens are compared with those of this process.
 #pragma once
 
-#include "services/common/process.h"
-#include "services/router/front_door.h"
+#include "process/process.h"
+#include "services/gateway/front_door.h"
 #include "services/worker/worker.h"
 
 namespace chorale {

@@ -5,10 +5,10 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "process/log.h"
 #include "rpc/convert_blocks.h"
 #include "rpc/kv_pull.h"
 #include "rpc/raw_message.h"
-#include "services/common/log.h"
 
 namespace chorale {
 namespace {

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "services/common/log.h"
+#include "process/log.h"
 
 namespace chorale {
 namespace {

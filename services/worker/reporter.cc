@@ -4,8 +4,8 @@
 #include <chrono>
 #include <utility>
 
+#include "process/log.h"
 #include "rpc/channels.h"
-#include "services/common/log.h"
 
 namespace chorale {
 namespace {

@@ -8,10 +8,10 @@
 
 #include "absl/time/clock.h"
 #include "base/hash.h"
-#include "kernels/kv_codec.h"
+#include "kernels/formats/kv_codec.h"
+#include "process/log.h"
 #include "rpc/deadline.h"
 #include "rpc/limits.h"
-#include "services/common/log.h"
 
 namespace chorale {
 namespace {

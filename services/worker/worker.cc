@@ -7,9 +7,9 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "process/log.h"
 #include "rpc/convert.h"
 #include "rpc/convert_blocks.h"
-#include "services/common/log.h"
 
 namespace chorale {
 namespace {

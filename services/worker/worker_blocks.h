@@ -10,7 +10,7 @@
 #include "rpc/channels.h"
 #include "services/common/block_feed.h"
 #include "services/worker/block_fetch.h"
-#include "services/worker/blocks_service.h"
+#include "services/worker/calls/blocks_service.h"
 #include "services/worker/store_client.h"
 #include "services/worker/store_publisher.h"
 #include "services/worker/worker.h"

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "services/common/named_folder.h"
+#include "process/named_folder.h"
 
 namespace chorale {
 namespace {

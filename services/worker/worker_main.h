@@ -7,7 +7,7 @@
 #include <grpcpp/impl/service_type.h>
 
 #include "chorale/v1/control.pb.h"
-#include "services/common/process.h"
+#include "process/process.h"
 #include "services/worker/worker.h"
 #include "services/worker/worker_blocks.h"
 

@@ -11,7 +11,7 @@
 
 #include "cache/block_key.h"
 #include "chorale/v1/blocks.pb.h"
-#include "tests/services/redis/redis_fixture.h"
+#include "tests/net/redis/redis_fixture.h"
 
 namespace chorale {
 

@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include "services/redis/redis_value.h"
+#include "services/kvstore/redis_value.h"
 #include "tests/e2e/bit_flip.h"
 #include "tests/e2e/cache_fixture.h"
 #include "tests/e2e/flip_proxy.h"

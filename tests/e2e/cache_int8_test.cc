@@ -6,7 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "kernels/kv_codec.h"
+#include "kernels/formats/kv_codec.h"
 #include "rpc/channels.h"
 #include "rpc/convert_blocks.h"
 #include "tests/e2e/bit_flip.h"

@@ -15,7 +15,7 @@
 #include "chorale/v1/control.grpc.pb.h"
 #include "chorale/v1/inference.grpc.pb.h"
 #include "chorale/v1/worker.grpc.pb.h"
-#include "tests/services/redis/redis_fixture.h"
+#include "tests/net/redis/redis_fixture.h"
 #include "tests/testing/temp_folder.h"
 
 namespace chorale {

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <string_view>
 
-#include "services/router/chat_messages.h"
-#include "services/router/openai_request.h"
+#include "api/chat_messages.h"
+#include "api/openai_request.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace chorale;

@@ -13,11 +13,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/hash.h"
-#include "services/redis/redis_health.h"
-#include "services/redis/redis_reply.h"
-#include "services/redis/redis_slots.h"
-#include "services/redis/redis_url.h"
-#include "services/redis/redis_value.h"
+#include "net/redis/health.h"
+#include "net/redis/reply.h"
+#include "net/redis/slots.h"
+#include "net/redis/url.h"
+#include "services/kvstore/redis_value.h"
 
 namespace {
 

@@ -1,5 +1,5 @@
 // Keys and values in 8 bits: what rounding does to a row, and that packing loses nothing.
-#include "kernels/kv_codec.h"
+#include "kernels/formats/kv_codec.h"
 
 #include <algorithm>
 #include <bit>

@@ -3,7 +3,7 @@
 // Bounds, with u = 2^-24: the cpu tables round a row of x in groups of 32 to multiples of
 // s = largest magnitude / 127, so x is off by s / 2, and a result by the sum of s / 2 |w|. A
 // group's sum of codes is exact; the sum over g groups in f32 adds (g + 6) u of the sum of |x||w|.
-#include "kernels/quantize.h"
+#include "kernels/formats/quantize.h"
 
 #include <algorithm>
 #include <cmath>

@@ -6,7 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "kernels/kv_codec.h"
+#include "kernels/formats/kv_codec.h"
 #include "model/model_loader.h"
 #include "model/random_checkpoint.h"
 #include "tests/model/mode_run.h"

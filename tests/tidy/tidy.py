@@ -21,10 +21,13 @@ THINKING = {
     'orchestrator': ['base'],
 }
 SERVING = {
+    'process': ['base'],
     'rpc': [*THINKING],
-    'services': [*THINKING, 'rpc'],
-    'bench': [*THINKING, 'rpc', 'services'],
-    'cli': [*THINKING, 'rpc', 'services', 'bench'],
+    'net': ['base', 'process'],
+    'api': [*THINKING, 'process'],
+    'services': [*THINKING, 'process', 'rpc', 'net', 'api'],
+    'bench': [*THINKING, 'process', 'rpc', 'net', 'services'],
+    'cli': [*THINKING, 'process', 'rpc', 'api', 'services', 'bench'],
 }
 LAYERS = {**THINKING, **SERVING}
 

@@ -41,7 +41,7 @@ class TidyTest(unittest.TestCase):
                                ('model/text/a.cc', 'kernels/tensor.h'),
                                ('cache/a.cc', 'model/module.h'), ('orchestrator/a.cc', 'cache/key.h'),
                                ('engine/a.cc', 'orchestrator/routing.h'),
-                               ('engine/a.cc', 'rpc/status.h'), ('rpc/a.cc', 'services/common/log.h'),
+                               ('engine/a.cc', 'rpc/status.h'), ('rpc/a.cc', 'process/log.h'),
                                ('services/a.cc', 'cli/commands.h')]:
             with self.subTest(path=path, included=included):
                 self.assert_one(path, f'#include "{included}"\n', 'may not include')

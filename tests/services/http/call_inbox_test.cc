@@ -1,4 +1,4 @@
-#include "services/router/call_inbox.h"
+#include "services/http/call_inbox.h"
 
 #include <string>
 

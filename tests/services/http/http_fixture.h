@@ -13,8 +13,8 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <gtest/gtest.h>
 
-#include "services/router/gateway.h"
-#include "services/router/http_server.h"
+#include "services/gateway/gateway.h"
+#include "services/http/http_server.h"
 
 namespace chorale {
 

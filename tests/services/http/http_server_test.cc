@@ -1,5 +1,5 @@
 // The server as a piece of HTTP: framing, limits, connections.
-#include "services/router/http_server.h"
+#include "services/http/http_server.h"
 
 #include <string>
 

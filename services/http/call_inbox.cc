@@ -1,0 +1,33 @@
+#include "services/http/call_inbox.h"
+
+#include <utility>
+
+namespace chorale {
+
+bool CallInbox::Push(const v1::GenerateChunk& chunk) {
+  std::lock_guard lock(mutex_);
+  if (overflowed_) return false;
+  const bool was_empty = contents_.chunks.empty();
+  bytes_ += static_cast<int64_t>(chunk.ByteSizeLong());
+  if (bytes_ > bytes_max_) {
+    contents_.chunks.clear();
+    contents_.overflowed = overflowed_ = true;
+    return true;
+  }
+  contents_.chunks.push_back(chunk);
+  return was_empty;
+}
+
+bool CallInbox::End(absl::Status status) {
+  std::lock_guard lock(mutex_);
+  contents_.end = std::move(status);
+  return true;
+}
+
+CallInbox::Contents CallInbox::Take() {
+  std::lock_guard lock(mutex_);
+  bytes_ = 0;
+  return std::exchange(contents_, {});
+}
+
+}  // namespace chorale
