@@ -9,10 +9,6 @@
 namespace chorale {
 namespace {
 
-std::string Excerpt(const OrderedJson& value) {
-  return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace).substr(0, 80);
-}
-
 // No arguments at all, and an empty text, are an object without keys.
 absl::Status ReadArguments(const std::string& where, OrderedJson& function) {
   OrderedJson& arguments = function["arguments"];
@@ -23,9 +19,10 @@ absl::Status ReadArguments(const std::string& where, OrderedJson& function) {
       arguments = OrderedJson::object();
     } else {
       absl::StatusOr<OrderedJson> parsed = ParseOrderedJson(text, where);
+      RETURN_IF_ERROR(CheckIntegers(text, absl::StrFormat("field '%s'", where)));
       if (!parsed.ok()) {
         return absl::InvalidArgumentError(absl::StrFormat(
-            "field '%s': the text is no JSON object: %s", where, Excerpt(arguments)));
+            "field '%s': the text is no JSON object: %s", where, JsonExcerpt(arguments)));
       }
       arguments = *std::move(parsed);
     }
@@ -33,13 +30,13 @@ absl::Status ReadArguments(const std::string& where, OrderedJson& function) {
   if (arguments.is_object()) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrFormat("field '%s': expected a JSON object, or the text of one, found %s", where,
-                      Excerpt(arguments)));
+                      JsonExcerpt(arguments)));
 }
 
 absl::Status ReadCalls(const std::string& where, OrderedJson& calls) {
   if (!calls.is_array()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("field '%s': expected a list, found %s", where, Excerpt(calls)));
+        absl::StrFormat("field '%s': expected a list, found %s", where, JsonExcerpt(calls)));
   }
   for (size_t i = 0; i < calls.size(); ++i) {
     const auto function = calls[i].is_object() ? calls[i].find("function") : calls[i].end();
@@ -47,7 +44,7 @@ absl::Status ReadCalls(const std::string& where, OrderedJson& calls) {
       return absl::InvalidArgumentError(absl::StrFormat(
           "field '%s[%d]': expected {\"type\": \"function\", \"function\": {\"name\": ..., "
           "\"arguments\": ...}}, found %s",
-          where, i, Excerpt(calls[i])));
+          where, i, JsonExcerpt(calls[i])));
     }
     RETURN_IF_ERROR(
         ReadArguments(absl::StrFormat("%s[%d].function.arguments", where, i), *function));
@@ -66,7 +63,7 @@ absl::Status ToTemplateForm(OrderedJson& messages) {
     const std::string where = absl::StrFormat("messages[%d]", i);
     if (!message.is_object()) {
       return absl::InvalidArgumentError(
-          absl::StrFormat("field '%s': expected an object, found %s", where, Excerpt(message)));
+          absl::StrFormat("field '%s': expected an object, found %s", where, JsonExcerpt(message)));
     }
     const auto calls = message.find("tool_calls");
     if (calls != message.end() && calls->is_null()) {

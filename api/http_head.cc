@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <random>
 
-#include <boost/beast/http/status.hpp>
-
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -15,12 +13,41 @@ namespace {
 
 constexpr size_t kRequestIdBytesMax = 128;
 
+// RFC 9110, section 15, and RFC 6585.
+const char* ReasonOf(int status) {
+  switch (status) {
+    case 200:
+      return "OK";
+    case 400:
+      return "Bad Request";
+    case 401:
+      return "Unauthorized";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 413:
+      return "Content Too Large";
+    case 429:
+      return "Too Many Requests";
+    case 431:
+      return "Request Header Fields Too Large";
+    case 500:
+      return "Internal Server Error";
+    case 501:
+      return "Not Implemented";
+    case 503:
+      return "Service Unavailable";
+    case 504:
+      return "Gateway Timeout";
+    default:
+      return "Unknown";
+  }
+}
+
 std::string StatusLine(int status, const HttpFraming& framing) {
-  const auto reason = boost::beast::http::obsolete_reason(
-      boost::beast::http::int_to_status(static_cast<unsigned>(status)));
   return absl::StrCat(framing.version == 10 ? "HTTP/1.0 " : "HTTP/1.1 ", status, " ",
-                      std::string(reason),
-                      "\r\nServer: chorale\r\nX-Request-Id: ", framing.request_id, "\r\n");
+                      ReasonOf(status), "\r\nServer: chorale\r\nX-Request-Id: ", framing.request_id, "\r\n");
 }
 
 }  // namespace

@@ -40,16 +40,15 @@ HttpAnswer WrongMethod(std::string_view method, std::string_view path, const cha
 
 HttpAnswer Health(const RouteView& view) {
   bool served = false;
-  for (const auto& model : view.models.models()) served |= model.decode_workers() > 0;
+  for (const ModelEntry& model : *view.models) served |= model.decode_workers > 0;
   if (view.draining) return AnswerFor(absl::UnavailableError("the server is shutting down"));
   if (!served) return AnswerFor(absl::UnavailableError("no worker is ready yet, try again soon"));
   return {.body = R"({"status":"ok"})"};
 }
 
 HttpAnswer Model(const std::string& name, const RouteView& view) {
-  for (const auto& model : view.models.models()) {
-    if (model.name() == name) return {.body = ModelBody(model, view.started_seconds)};
-  }
+  const ModelEntry* model = view.models->Find(name);
+  if (model != nullptr) return {.body = ModelBody(*model, view.started_seconds)};
   return AnswerFor(absl::NotFoundError(
       absl::StrFormat("model '%s' does not exist; GET /v1/models lists those that do", name)));
 }
@@ -69,7 +68,7 @@ std::variant<OpenAiEndpoint, HttpAnswer> RouteRequest(std::string_view method,
   if (path == "/health") return reads ? Health(view) : WrongMethod(method, path, "GET, HEAD");
   if (path == kModels) {
     if (!reads) return WrongMethod(method, path, "GET, HEAD");
-    return HttpAnswer{.body = ModelsBody(view.models, view.started_seconds)};
+    return HttpAnswer{.body = ModelsBody(*view.models, view.started_seconds)};
   }
   if (path.size() > kModels.size() + 1 && path.substr(0, kModels.size()) == kModels &&
       path[kModels.size()] == '/') {

@@ -2,18 +2,19 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string_view>
 #include <variant>
 
 #include "api/http_head.h"
 #include "api/openai_request.h"
-#include "chorale/v1/inference.pb.h"
+#include "orchestrator/cluster_view.h"
 
 namespace chorale {
 
 // What the routes show of the server.
 struct RouteView {
-  v1::ListModelsResponse models;
+  std::shared_ptr<const ModelTable> models = std::make_shared<ModelTable>();
   int64_t started_seconds = 0;  // since the epoch; when the server was opened
   bool draining = false;
 };

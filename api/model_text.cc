@@ -5,36 +5,18 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "api/chat_messages.h"
 #include "base/json.h"
 #include "base/names.h"
 #include "base/status_macros.h"
-#include "process/log.h"
 
 namespace chorale {
 namespace {
 
 constexpr int64_t kNormalisingMax = 4;  // how many times a normaliser may shorten a text
-
-// That what is called public belongs to the kind of prompt there is.
-absl::Status CheckPublicFields(const v1::GenerateRequest& request) {
-  if (request.public_tokens() != 0 && !request.has_token_ids()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("field 'public_tokens': %d without token_ids; leave it out, or use "
-                        "public_messages with a chat",
-                        request.public_tokens()));
-  }
-  if (request.public_messages() != 0 && !request.has_chat()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("field 'public_messages': %d without a chat; leave it out, or use "
-                        "public_tokens with token_ids",
-                        request.public_messages()));
-  }
-  return absl::OkStatus();
-}
 
 // A template that does not know a role passes over its messages without a word.
 void RenameRole(OrderedJson& messages, const char* from, const char* to) {
@@ -59,7 +41,7 @@ absl::StatusOr<std::shared_ptr<const ModelText>> ModelText::Load(const std::stri
   }
   text->token_bytes_max_ *= kNormalisingMax;
   ASSIGN_OR_RETURN(text->settings_, LoadTextSettings(text->folder_));
-  RETURN_IF_ERROR(text->LoadTemplates());
+  text->ParseTemplates();
   const auto added = [&](std::optional<bool> wanted, const char* token,
                          const std::vector<TokenId>& otherwise) {
     if (!wanted) return otherwise;
@@ -73,27 +55,21 @@ absl::StatusOr<std::shared_ptr<const ModelText>> ModelText::Load(const std::stri
   return text;
 }
 
-// What is not understood is told once, and again to whoever asks for a chat.
-absl::Status ModelText::LoadTemplates() {
+// What is not understood is told to whoever asks for a chat.
+void ModelText::ParseTemplates() {
   for (const auto& [name, source] : settings_.chat_templates) {
-    auto parsed = ChatTemplate::Parse(source);
-    if (!parsed.ok()) {
-      LogWarning("chats of the model in ", folder_,
-                 " are refused: ", absl::Utf8SafeCEscape(parsed.status().message()));
-    }
-    templates_.emplace(name, std::move(parsed));
+    templates_.emplace(name, ChatTemplate::Parse(source));
   }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<TokenId>> ModelText::Encode(const std::string& text,
-                                                       bool add_special_tokens,
-                                                       int64_t tokens_max) const {
+                                                       bool add_special_tokens, int64_t tokens_max,
+                                                       const char* field) const {
   if (static_cast<int64_t>(text.size()) > tokens_max * token_bytes_max_) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("field 'prompt': %d bytes are more than the %d tokens of this model's "
+        absl::StrFormat("field '%s': %d bytes are more than the %d tokens of this model's "
                         "context can hold; shorten it",
-                        text.size(), tokens_max));
+                        field, text.size(), tokens_max));
   }
   ASSIGN_OR_RETURN(std::vector<TokenId> tokens,
                    tokenizer_->Encode(text, /*add_special_tokens=*/false));
@@ -110,7 +86,7 @@ absl::StatusOr<std::vector<TokenId>> ModelText::Tokenize(const std::string& text
     return absl::FailedPreconditionError(
         "field 'prompt': this model has no tokenizer.json; send token ids instead of text");
   }
-  return Encode(text, /*add_special_tokens=*/true, tokens_max);
+  return Encode(text, /*add_special_tokens=*/true, tokens_max, "prompt");
 }
 
 // "tool_use", where there is one, for a chat with tools; else "default".
@@ -141,60 +117,65 @@ absl::StatusOr<std::vector<TokenId>> ModelText::RenderTokens(const ChatTemplate&
   // The template's fault as much as the request's: a chat that cannot be met.
   if (!text.ok()) return absl::InvalidArgumentError(text.status().message());
   // The template writes the special tokens itself.
-  return Encode(*text, /*add_special_tokens=*/false, tokens_max);
+  return Encode(*text, /*add_special_tokens=*/false, tokens_max, "messages");
 }
 
 // What every template may read, as the reference library hands it over.
-OrderedJson ModelText::VariablesOf(const OrderedJson& messages) const {
-  OrderedJson variables = {{"messages", messages},
+OrderedJson ModelText::VariablesOf(OrderedJson messages, absl::Time now) const {
+  OrderedJson variables = {{"messages", std::move(messages)},
                            {"tools", nullptr},
                            {"documents", nullptr},
                            {"add_generation_prompt", false},
                            // What strftime_now shows.
-                           {"current_time_unix", absl::ToUnixSeconds(absl::Now())}};
+                           {"current_time_unix", absl::ToUnixSeconds(now)}};
   for (const auto& [name, text] : settings_.special_tokens) variables[name] = text;
   return variables;
 }
 
-absl::StatusOr<Prompt> ModelText::PromptOfChat(const v1::Chat& chat, int public_messages,
-                                               int64_t tokens_max) const {
-  OrderedJson tools;
-  if (!chat.tools_json().empty()) {
-    ASSIGN_OR_RETURN(tools, ParseOrderedJson(chat.tools_json(), "tools"));
+// What the template would pass over without a word.
+absl::Status ModelText::CheckRead(const ChatTemplate& chat_template, const Chat& chat) const {
+  const auto unread = [&](const char* field) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "field '%s': this model's chat template does not read it; leave it out", field));
+  };
+  if (!chat.tools.is_null() && !chat_template.Mentions("tools")) return unread("tools");
+  if (chat.variables.is_object() && chat.variables.contains("documents") &&
+      !chat_template.Mentions("documents")) {
+    return unread("documents");
   }
-  ASSIGN_OR_RETURN(const ChatTemplate* chat_template, TemplateFor(!tools.is_null()));
-  ASSIGN_OR_RETURN(OrderedJson messages, ParseOrderedJson(chat.messages_json(), "messages"));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Prompt> ModelText::PromptOfChat(Chat chat, int64_t tokens_max,
+                                               absl::Time now) const {
+  ASSIGN_OR_RETURN(const ChatTemplate* chat_template, TemplateFor(!chat.tools.is_null()));
+  RETURN_IF_ERROR(CheckRead(*chat_template, chat));
+  OrderedJson& messages = chat.messages;
   RETURN_IF_ERROR(ToTemplateForm(messages));
   if (!chat_template->Mentions("developer")) RenameRole(messages, "developer", "system");
-  if (public_messages < 0 || public_messages > static_cast<int64_t>(messages.size())) {
+  if (chat.public_messages < 0 || chat.public_messages > static_cast<int64_t>(messages.size())) {
     return absl::InvalidArgumentError(
         absl::StrFormat("field 'public_messages': %d, expected 0 to the %d messages of the chat",
-                        public_messages, messages.size()));
+                        chat.public_messages, messages.size()));
   }
-  OrderedJson whole = VariablesOf(messages);
-  whole["tools"] = std::move(tools);
+  OrderedJson alone;
+  if (chat.public_messages > 0) {
+    alone = VariablesOf(OrderedJson(messages.begin(), messages.begin() + chat.public_messages), now);
+  }
+  OrderedJson whole = VariablesOf(std::move(messages), now);
+  whole["tools"] = std::move(chat.tools);
   whole["add_generation_prompt"] = true;
-  if (!chat.template_json().empty()) {
-    ASSIGN_OR_RETURN(OrderedJson more,
-                     ParseOrderedJson(chat.template_json(), "chat_template_kwargs"));
-    if (!more.is_object()) {
-      return absl::InvalidArgumentError("field 'chat_template_kwargs': expected an object");
-    }
-    for (auto& [key, value] : more.items()) whole[key] = value;
-  }
+  for (auto& [key, value] : chat.variables.items()) whole[key] = std::move(value);
   Prompt prompt;
   ASSIGN_OR_RETURN(prompt.tokens, RenderTokens(*chat_template, whole, tokens_max));
-  if (public_messages == 0) return prompt;
-  const OrderedJson alone =
-      VariablesOf(OrderedJson(messages.begin(), messages.begin() + public_messages));
+  if (chat.public_messages == 0) return prompt;
   const absl::StatusOr<std::vector<TokenId>> tokens =
       RenderTokens(*chat_template, alone, tokens_max);
   if (!tokens.ok()) {
-    std::call_once(public_refusal_, [&] {
-      LogWarning(
-          "the chat template in ", folder_, " refuses public messages without the others, ",
-          "so that tenants do not share them: ", absl::Utf8SafeCEscape(tokens.status().message()));
-    });
+    prompt.public_refusal =
+        absl::StrCat("the chat template in ", folder_, " refuses public messages without the ",
+                     "others, so that tenants do not share them: ",
+                     absl::Utf8SafeCEscape(tokens.status().message()));
     return prompt;
   }
   const auto [end, other] =
@@ -203,43 +184,27 @@ absl::StatusOr<Prompt> ModelText::PromptOfChat(const v1::Chat& chat, int public_
   return prompt;
 }
 
-absl::StatusOr<Prompt> ModelText::PromptOf(const v1::GenerateRequest& request,
-                                           int64_t tokens_max) const {
-  RETURN_IF_ERROR(CheckPublicFields(request));
-  switch (request.prompt_case()) {
-    case v1::GenerateRequest::kText: {
-      ASSIGN_OR_RETURN(std::vector<TokenId> tokens, Tokenize(request.text(), tokens_max));
-      return Prompt{.tokens = std::move(tokens)};
-    }
-    case v1::GenerateRequest::kTokenIds: {
-      const auto& ids = request.token_ids().ids();
-      if (request.public_tokens() < 0 || request.public_tokens() > ids.size()) {
-        return absl::InvalidArgumentError(
-            absl::StrFormat("field 'public_tokens': %d, expected 0 to the %d tokens of the prompt",
-                            request.public_tokens(), ids.size()));
-      }
-      return Prompt{.tokens = std::vector<TokenId>(ids.begin(), ids.end()),
-                    .public_tokens = request.public_tokens()};
-    }
-    case v1::GenerateRequest::kChat:
-      return PromptOfChat(request.chat(), request.public_messages(), tokens_max);
-    case v1::GenerateRequest::PROMPT_NOT_SET:
-      break;
+absl::StatusOr<Prompt> ModelText::PromptOfTokens(TokenPrompt tokens) const {
+  if (tokens.public_tokens < 0 ||
+      tokens.public_tokens > static_cast<int64_t>(tokens.ids.size())) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field 'public_tokens': %d, expected 0 to the %d tokens of the prompt",
+                        tokens.public_tokens, tokens.ids.size()));
   }
-  return absl::InvalidArgumentError("field 'prompt': give one of text, token_ids and chat");
+  return Prompt{.tokens = std::move(tokens.ids), .public_tokens = tokens.public_tokens};
 }
 
-absl::StatusOr<std::shared_ptr<const ModelText>> ModelTexts::Get(const std::string& folder,
-                                                                 const std::string& text_folder) {
-  // Loading under the lock: whoever needs the same model waits for it instead of loading it twice.
-  std::lock_guard lock(mutex_);
-  std::shared_ptr<const ModelText>& text = texts_[std::pair(folder, text_folder)];
-  if (text == nullptr) {
-    absl::StatusOr<std::shared_ptr<const ModelText>> loaded = ModelText::Load(folder, text_folder);
-    if (!loaded.ok()) return loaded.status();
-    text = *std::move(loaded);
+absl::StatusOr<Prompt> ModelText::PromptOf(PromptRequest request, int64_t tokens_max,
+                                           absl::Time now) const {
+  if (const auto* text = std::get_if<std::string>(&request)) {
+    ASSIGN_OR_RETURN(std::vector<TokenId> tokens, Tokenize(*text, tokens_max));
+    return Prompt{.tokens = std::move(tokens)};
   }
-  return text;
+  if (auto* tokens = std::get_if<TokenPrompt>(&request)) return PromptOfTokens(std::move(*tokens));
+  if (auto* chat = std::get_if<Chat>(&request)) {
+    return PromptOfChat(std::move(*chat), tokens_max, now);
+  }
+  return absl::InvalidArgumentError("field 'prompt': give one of text, token_ids and chat");
 }
 
 }  // namespace chorale

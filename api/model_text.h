@@ -3,16 +3,15 @@
 
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "api/completion.h"
 #include "base/json.h"
 #include "base/token.h"
-#include "chorale/v1/inference.pb.h"
 #include "model/checkpoint_settings.h"
 #include "model/text/chat_template.h"
 #include "model/text/tokenizer.h"
@@ -22,6 +21,9 @@ namespace chorale {
 struct Prompt {
   std::vector<TokenId> tokens;
   int public_tokens = 0;  // how many of them, from the first, all tenants may share
+  // Why none of them are although the chat calls some messages public; empty: they are, or it
+  // calls none so.
+  std::string public_refusal;
 };
 
 // Immutable; shared between threads.
@@ -40,21 +42,24 @@ class ModelText {
   //
   // Of a chat, those leading tokens are public that the public messages also give alone, without
   // other messages, tools and variables: what a caller has not called public never is. None are
-  // when the template cannot render the public messages alone, which is logged once.
-  absl::StatusOr<Prompt> PromptOf(const v1::GenerateRequest& request, int64_t tokens_max) const;
+  // when the template cannot render the public messages alone. `now` is what templates show.
+  absl::StatusOr<Prompt> PromptOf(PromptRequest request, int64_t tokens_max, absl::Time now) const;
   absl::StatusOr<std::vector<TokenId>> Tokenize(const std::string& text, int64_t tokens_max) const;
+  bool has_tokenizer() const { return tokenizer_ != nullptr; }
 
  private:
-  absl::StatusOr<Prompt> PromptOfChat(const v1::Chat& chat, int public_messages,
-                                      int64_t tokens_max) const;
-  absl::Status LoadTemplates();
+  absl::StatusOr<Prompt> PromptOfTokens(TokenPrompt tokens) const;
+  absl::StatusOr<Prompt> PromptOfChat(Chat chat, int64_t tokens_max, absl::Time now) const;
+  absl::Status CheckRead(const ChatTemplate& chat_template, const Chat& chat) const;
+  void ParseTemplates();
   absl::StatusOr<const ChatTemplate*> TemplateFor(bool with_tools) const;
-  OrderedJson VariablesOf(const OrderedJson& messages) const;
+  OrderedJson VariablesOf(OrderedJson messages, absl::Time now) const;
   absl::StatusOr<std::vector<TokenId>> RenderTokens(const ChatTemplate& chat_template,
                                                     const OrderedJson& variables,
                                                     int64_t tokens_max) const;
+  // `field` is the client's name of what holds the text.
   absl::StatusOr<std::vector<TokenId>> Encode(const std::string& text, bool add_special_tokens,
-                                              int64_t tokens_max) const;
+                                              int64_t tokens_max, const char* field) const;
 
   std::string folder_;
   std::unique_ptr<const Tokenizer> tokenizer_;  // may be null
@@ -63,20 +68,6 @@ class ModelText {
   // By name. A template that is not understood is the status that says why.
   std::map<std::string, absl::StatusOr<std::unique_ptr<const ChatTemplate>>> templates_;
   std::vector<TokenId> before_, behind_;   // what is added to a plain prompt
-  mutable std::once_flag public_refusal_;  // by the template; guards its log line
-};
-
-// The texts of the models in use, by their folders. Thread safe; loading happens in the caller's
-// thread.
-class ModelTexts {
- public:
-  absl::StatusOr<std::shared_ptr<const ModelText>> Get(const std::string& folder,
-                                                       const std::string& text_folder);
-
- private:
-  std::mutex mutex_;
-  absl::flat_hash_map<std::pair<std::string, std::string>, std::shared_ptr<const ModelText>>
-      texts_;  // under mutex_
 };
 
 }  // namespace chorale

@@ -12,8 +12,8 @@ namespace {
 // What OpenAI writes for a probability of zero; JSON has no infinity.
 constexpr double kLogprobMin = -9999.0;
 
-double LogprobOf(const v1::TokenLogprob& token) {
-  const double logprob = token.logprob();
+double LogprobOf(const TokenText& token) {
+  const double logprob = token.logprob;
   return std::isnan(logprob) ? kLogprobMin : std::max(logprob, kLogprobMin);
 }
 
@@ -27,28 +27,28 @@ bool IsUtf8(const std::string& bytes) {
 }
 
 // A token's text; bytes that are no text by themselves are written as OpenAI does: bytes:\xe2\x98.
-std::string TextOf(const v1::TokenLogprob& token) {
-  if (IsUtf8(token.text())) return token.text();
+std::string TextOf(const TokenText& token) {
+  if (IsUtf8(token.bytes)) return token.bytes;
   std::string text = "bytes:";
-  for (unsigned char byte : token.text()) text += absl::StrFormat("\\x%02x", byte);
+  for (unsigned char byte : token.bytes) text += absl::StrFormat("\\x%02x", byte);
   return text;
 }
 
-Json BytesOf(const v1::TokenLogprob& token) {
+Json BytesOf(const TokenText& token) {
   Json bytes = Json::array();
-  for (unsigned char byte : token.text()) bytes.push_back(byte);
+  for (unsigned char byte : token.bytes) bytes.push_back(byte);
   return bytes;
 }
 
-Json ChatToken(const v1::TokenLogprob& token) {
+Json ChatToken(const TokenText& token) {
   return {{"token", TextOf(token)}, {"logprob", LogprobOf(token)}, {"bytes", BytesOf(token)}};
 }
 
 // Of a character's bytes in UTF-8, one behind the first.
 bool IsContinuation(unsigned char byte) { return (byte & 0xC0) == 0x80; }
 
-int64_t CountCharacters(const v1::TokenLogprob& token) {
-  return std::count_if(token.text().begin(), token.text().end(),
+int64_t CountCharacters(const TokenText& token) {
+  return std::count_if(token.bytes.begin(), token.bytes.end(),
                        [](unsigned char byte) { return !IsContinuation(byte); });
 }
 
@@ -60,32 +60,32 @@ Json CompletionLogprobs(const ChosenTokens& tokens, int64_t characters_before) {
               {"top_logprobs", Json::array()},
               {"text_offset", Json::array()}};
   int64_t offset = characters_before;
-  for (const v1::ChosenToken& token : tokens) {
-    out["tokens"].push_back(TextOf(token.chosen()));
-    out["token_logprobs"].push_back(LogprobOf(token.chosen()));
+  for (const ChosenToken& token : tokens) {
+    out["tokens"].push_back(TextOf(token.chosen));
+    out["token_logprobs"].push_back(LogprobOf(token.chosen));
     Json top = Json::object();
-    for (const v1::TokenLogprob& other : token.top()) top[TextOf(other)] = LogprobOf(other);
-    top[TextOf(token.chosen())] = LogprobOf(token.chosen());
+    for (const TokenText& other : token.top) top[TextOf(other)] = LogprobOf(other);
+    top[TextOf(token.chosen)] = LogprobOf(token.chosen);
     out["top_logprobs"].push_back(std::move(top));
     // A token that goes on with a character stands where the character begins.
-    const bool goes_on = !token.chosen().text().empty() && IsContinuation(token.chosen().text()[0]);
+    const bool goes_on = !token.chosen.bytes.empty() && IsContinuation(token.chosen.bytes[0]);
     out["text_offset"].push_back(goes_on && offset > 0 ? offset - 1 : offset);
-    offset += CountCharacters(token.chosen());
+    offset += CountCharacters(token.chosen);
   }
   return out;
 }
 
 Json ChatLogprobs(const ChosenTokens& tokens) {
   Json content = Json::array();
-  for (const v1::ChosenToken& token : tokens) {
-    Json out = ChatToken(token.chosen());
+  for (const ChosenToken& token : tokens) {
+    Json out = ChatToken(token.chosen);
     out["top_logprobs"] = Json::array();
-    bool holds_chosen = token.top().empty();
-    for (const v1::TokenLogprob& other : token.top()) {
+    bool holds_chosen = token.top.empty();
+    for (const TokenText& other : token.top) {
       out["top_logprobs"].push_back(ChatToken(other));
-      holds_chosen |= other.token_id() == token.chosen().token_id();
+      holds_chosen |= other.token == token.chosen.token;
     }
-    if (!holds_chosen) out["top_logprobs"].push_back(ChatToken(token.chosen()));
+    if (!holds_chosen) out["top_logprobs"].push_back(ChatToken(token.chosen));
     content.push_back(std::move(out));
   }
   return {{"content", std::move(content)}, {"refusal", nullptr}};
@@ -93,7 +93,7 @@ Json ChatLogprobs(const ChosenTokens& tokens) {
 
 int64_t CountCharacters(const ChosenTokens& tokens) {
   int64_t count = 0;
-  for (const v1::ChosenToken& token : tokens) count += CountCharacters(token.chosen());
+  for (const ChosenToken& token : tokens) count += CountCharacters(token.chosen);
   return count;
 }
 

@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "base/json.h"
-#include "chorale/v1/common.pb.h"
+#include "api/completion.h"
 
 namespace chorale {
 
-using ChosenTokens = std::vector<v1::ChosenToken>;
+using ChosenTokens = std::vector<ChosenToken>;
 
 // {"tokens", "token_logprobs", "top_logprobs", "text_offset"} of /v1/completions.
 // `characters_before` is the offset of the first token, in code points of the generated text. A

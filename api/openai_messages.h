@@ -4,16 +4,14 @@
 // all tenants. No template sees the mark.
 #pragma once
 
-#include <string_view>
-
-#include "absl/status/status.h"
-#include "chorale/v1/inference.pb.h"
+#include "absl/status/statusor.h"
+#include "api/completion.h"
+#include "base/json.h"
 
 namespace chorale {
 
-// Fills in `chat` and `public_messages`. `body` is the whole request, already known to be a JSON
-// object within the depth limit. Keys keep their order, since templates print them. Content parts
-// become one string. InvalidArgument begins with the field at fault.
-absl::Status ReadChat(std::string_view body, v1::GenerateRequest& request);
+// The chat of a request, whose `body` is a JSON object; what is taken is moved out of it. Content
+// parts become one string. InvalidArgument begins with the field at fault.
+absl::StatusOr<Chat> ReadChat(OrderedJson& body);
 
 }  // namespace chorale

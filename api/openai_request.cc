@@ -2,9 +2,12 @@
 
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
+#include <variant>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
@@ -17,6 +20,8 @@ namespace chorale {
 namespace {
 
 constexpr int kCompletionTokensDefault = 16;
+// Of one object: more than logit_bias may have, so that who sends too many hears of that limit.
+constexpr size_t kKeysMax = 2048;
 
 // A field that Chorale does not offer, and the values of it that ask for nothing.
 struct Refused {
@@ -35,6 +40,7 @@ constexpr Refused kRefused[] = {
     {"function_call", R"(["none"])", "use tools and tool_choice instead"},
     {"reasoning_effort", "[]", "put it into chat_template_kwargs if the model's template reads it"},
     {"suffix", R"([""])", "leave it out and put all the text into prompt"},
+    {"chat_template", "[]", "leave it out: the model's own template is used"},
     {"echo", "[false]", "leave it out and prepend the prompt yourself"},
     {"use_beam_search", "[false]", "leave it out"},
     {"length_penalty", "[1]", "leave it out"},
@@ -73,29 +79,32 @@ constexpr Refused kRefused[] = {
     {"structured_outputs", "[]", "ask for the format in the prompt"},
 };
 
-bool Present(const Json& object, const char* field) {
-  const auto it = object.find(field);
-  return it != object.end() && !it->is_null();
-}
-
-std::string Excerpt(const Json& value) { return DumpJson(value).substr(0, 80); }
-
 absl::Status CheckRefused(const Json& body) {
   for (const Refused& refused : kRefused) {
-    if (!Present(body, refused.field)) continue;
+    if (!JsonHas(body, refused.field)) continue;
     const Json& value = body[refused.field];
     bool neutral = false;
     for (const Json& harmless : Json::parse(refused.neutral)) neutral |= value == harmless;
     if (!neutral) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "field '%s': %s is not supported; %s", refused.field, Excerpt(value), refused.remedy));
+          "field '%s': %s is not supported; %s", refused.field, JsonExcerpt(value), refused.remedy));
     }
   }
   return absl::OkStatus();
 }
 
+// A plain prompt gets the tokenizer's special tokens, a chat those that its template writes.
+absl::Status CheckSpecialTokens(OpenAiEndpoint endpoint, const Json& body) {
+  const bool adds = endpoint == OpenAiEndpoint::kCompletions;
+  ASSIGN_OR_RETURN(const bool wanted, JsonBool(body, "add_special_tokens", adds));
+  if (wanted == adds) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "field 'add_special_tokens': %s is not supported here; %s", wanted ? "true" : "false",
+      adds ? "send token ids instead of a text" : "leave it out: the chat template writes them"));
+}
+
 absl::StatusOr<std::optional<int32_t>> Int32Of(const Json& body, const char* field) {
-  if (!Present(body, field)) return std::nullopt;
+  if (!JsonHas(body, field)) return std::nullopt;
   ASSIGN_OR_RETURN(int64_t value, JsonInt(body, field));
   if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
     return absl::InvalidArgumentError(absl::StrFormat(
@@ -105,7 +114,7 @@ absl::StatusOr<std::optional<int32_t>> Int32Of(const Json& body, const char* fie
 }
 
 absl::StatusOr<std::optional<double>> NumberOf(const Json& body, const char* field) {
-  if (!Present(body, field)) return std::nullopt;
+  if (!JsonHas(body, field)) return std::nullopt;
   ASSIGN_OR_RETURN(double value, JsonNumber(body, field));
   return value;
 }
@@ -114,22 +123,22 @@ absl::StatusOr<int32_t> TokenOf(const Json& value, const char* field) {
   if (!value.is_number_integer() || value.get<double>() > std::numeric_limits<int32_t>::max() ||
       value.get<double>() < std::numeric_limits<int32_t>::min()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("field '%s': %s is not a token id; send integers", field, Excerpt(value)));
+        absl::StrFormat("field '%s': %s is not a token id; send integers", field, JsonExcerpt(value)));
   }
   return value.get<int32_t>();
 }
 
-absl::Status ReadTokenIds(const Json& ids, const char* field, v1::TokenIds& out) {
-  out.mutable_ids()->Reserve(static_cast<int>(ids.size()));
+absl::Status ReadTokenIds(const Json& ids, const char* field, std::vector<TokenId>& out) {
+  out.reserve(ids.size());
   for (const Json& id : ids) {
     ASSIGN_OR_RETURN(int32_t token, TokenOf(id, field));
-    out.add_ids(token);
+    out.push_back(token);
   }
   return absl::OkStatus();
 }
 
-absl::Status ReadPrompt(const Json& body, v1::GenerateRequest& request) {
-  if (!Present(body, "prompt")) {
+absl::Status ReadPrompt(const Json& body, CompletionRequest& request) {
+  if (!JsonHas(body, "prompt")) {
     return absl::InvalidArgumentError("field 'prompt': it is missing; send a string or token ids");
   }
   const Json* prompt = &body["prompt"];
@@ -144,61 +153,63 @@ absl::Status ReadPrompt(const Json& body, v1::GenerateRequest& request) {
     prompt = &(*prompt)[0];
   }
   if (prompt->is_string()) {
-    request.set_text(prompt->get<std::string>());
+    request.prompt = prompt->get<std::string>();
     return absl::OkStatus();
   }
   if (prompt->is_array() && !prompt->empty()) {
-    return ReadTokenIds(*prompt, "prompt", *request.mutable_token_ids());
+    return ReadTokenIds(*prompt, "prompt", request.prompt.emplace<TokenPrompt>().ids);
   }
   return absl::InvalidArgumentError(absl::StrFormat(
-      "field 'prompt': expected a string or an array of token ids, found %s", Excerpt(*prompt)));
+      "field 'prompt': expected a string or an array of token ids, found %s", JsonExcerpt(*prompt)));
 }
 
-absl::Status ReadPublicTokens(const Json& body, v1::GenerateRequest& request) {
+absl::Status ReadPublicTokens(const Json& body, CompletionRequest& request) {
   ASSIGN_OR_RETURN(std::optional<int32_t> tokens, Int32Of(body, "public_tokens"));
   if (!tokens || *tokens == 0) return absl::OkStatus();
-  if (!request.has_token_ids()) {
+  auto* prompt = std::get_if<TokenPrompt>(&request.prompt);
+  if (prompt == nullptr) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "field 'public_tokens': %d without a prompt of token ids; send token ids, or a chat with "
         "\"public\": true in its leading messages",
         *tokens));
   }
-  request.set_public_tokens(*tokens);
+  prompt->public_tokens = *tokens;
   return absl::OkStatus();
 }
 
-absl::Status ReadStop(const Json& body, v1::Sampling& sampling) {
-  if (Present(body, "stop")) {
+absl::Status ReadStop(const Json& body, SamplingRequest& sampling) {
+  if (JsonHas(body, "stop")) {
     const Json& stop = body["stop"];
     const Json list = stop.is_array() ? stop : Json::array({stop});
     for (const Json& text : list) {
       if (!text.is_string() || text.get_ref<const std::string&>().empty()) {
         return absl::InvalidArgumentError(absl::StrFormat(
             "field 'stop': expected a string or a list of strings that are not empty, found %s",
-            Excerpt(stop)));
+            JsonExcerpt(stop)));
       }
-      sampling.add_stop(text.get<std::string>());
+      sampling.stop.push_back(text.get<std::string>());
     }
   }
-  if (Present(body, "stop_token_ids")) {
+  if (JsonHas(body, "stop_token_ids")) {
     if (!body["stop_token_ids"].is_array()) {
       return absl::InvalidArgumentError("field 'stop_token_ids': expected an array of token ids");
     }
     for (const Json& id : body["stop_token_ids"]) {
       ASSIGN_OR_RETURN(int32_t token, TokenOf(id, "stop_token_ids"));
-      sampling.add_stop_token_ids(token);
+      sampling.stop_tokens.push_back(token);
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status ReadLogitBias(const Json& body, v1::Sampling& sampling) {
-  if (!Present(body, "logit_bias")) return absl::OkStatus();
+absl::Status ReadLogitBias(const Json& body, SamplingRequest& sampling) {
+  if (!JsonHas(body, "logit_bias")) return absl::OkStatus();
   if (!body["logit_bias"].is_object()) {
     return absl::InvalidArgumentError(
         absl::StrFormat("field 'logit_bias': expected an object of token ids and numbers, found %s",
-                        Excerpt(body["logit_bias"])));
+                        JsonExcerpt(body["logit_bias"])));
   }
+  std::map<TokenId, double> biases;  // "1" and "01" are one token
   for (const auto& [key, value] : body["logit_bias"].items()) {
     int32_t token = 0;
     if (!absl::SimpleAtoi(key, &token)) {
@@ -209,10 +220,11 @@ absl::Status ReadLogitBias(const Json& body, v1::Sampling& sampling) {
     if (!value.is_number()) {
       return absl::InvalidArgumentError(absl::StrFormat(
           "field 'logit_bias': the value of token %d is %s; send a number from -100 to 100", token,
-          Excerpt(value)));
+          JsonExcerpt(value)));
     }
-    (*sampling.mutable_logit_bias())[token] = value.get<double>();
+    biases[token] = value.get<double>();
   }
+  sampling.logit_bias.assign(biases.begin(), biases.end());
   return absl::OkStatus();
 }
 
@@ -222,12 +234,12 @@ absl::Status CheckLogprobs(const char* field, int64_t value) {
       absl::StrFormat("field '%s': %d, expected 0 to %d", field, value, kLogprobsMax));
 }
 
-absl::Status ReadLogprobs(OpenAiEndpoint endpoint, const Json& body, v1::Sampling& sampling) {
+absl::Status ReadLogprobs(OpenAiEndpoint endpoint, const Json& body, SamplingRequest& sampling) {
   if (endpoint == OpenAiEndpoint::kCompletions) {
     ASSIGN_OR_RETURN(std::optional<int32_t> logprobs, Int32Of(body, "logprobs"));
     if (!logprobs) return absl::OkStatus();
     RETURN_IF_ERROR(CheckLogprobs("logprobs", *logprobs));
-    sampling.set_logprobs(*logprobs);
+    sampling.logprobs = *logprobs;
     return absl::OkStatus();
   }
   ASSIGN_OR_RETURN(bool wanted, JsonBool(body, "logprobs", false));
@@ -237,11 +249,11 @@ absl::Status ReadLogprobs(OpenAiEndpoint endpoint, const Json& body, v1::Samplin
     return absl::InvalidArgumentError(
         absl::StrFormat("field 'top_logprobs': %d without logprobs; set logprobs to true", *top));
   }
-  if (wanted) sampling.set_logprobs(top.value_or(0));
+  if (wanted) sampling.logprobs = top.value_or(0);
   return absl::OkStatus();
 }
 
-absl::Status ReadMaxTokens(OpenAiEndpoint endpoint, const Json& body, v1::Sampling& sampling) {
+absl::Status ReadMaxTokens(OpenAiEndpoint endpoint, const Json& body, SamplingRequest& sampling) {
   ASSIGN_OR_RETURN(std::optional<int32_t> max_tokens, Int32Of(body, "max_tokens"));
   ASSIGN_OR_RETURN(std::optional<int32_t> newer, Int32Of(body, "max_completion_tokens"));
   if (max_tokens && newer && *max_tokens != *newer) {
@@ -249,65 +261,63 @@ absl::Status ReadMaxTokens(OpenAiEndpoint endpoint, const Json& body, v1::Sampli
         absl::StrFormat("field 'max_completion_tokens': %d, but max_tokens is %d; send one of them",
                         *newer, *max_tokens));
   }
-  if (newer) max_tokens = newer;
-  if (!max_tokens && endpoint == OpenAiEndpoint::kCompletions) {
-    max_tokens = kCompletionTokensDefault;
+  sampling.max_tokens = newer ? newer : max_tokens;
+  if (newer) sampling.max_tokens_field = "max_completion_tokens";
+  if (endpoint == OpenAiEndpoint::kCompletions) {
+    sampling.max_tokens_otherwise = kCompletionTokensDefault;
   }
-  if (max_tokens) sampling.set_max_tokens(*max_tokens);
   return absl::OkStatus();
 }
 
-absl::Status ReadSampling(OpenAiEndpoint endpoint, const Json& body, v1::Sampling& sampling) {
-  const std::pair<const char*, void (v1::Sampling::*)(double)> numbers[] = {
-      {"temperature", &v1::Sampling::set_temperature},
-      {"top_p", &v1::Sampling::set_top_p},
-      {"min_p", &v1::Sampling::set_min_p},
-      {"presence_penalty", &v1::Sampling::set_presence_penalty},
-      {"frequency_penalty", &v1::Sampling::set_frequency_penalty},
-      {"repetition_penalty", &v1::Sampling::set_repetition_penalty},
+absl::Status ReadSampling(OpenAiEndpoint endpoint, const Json& body, SamplingRequest& sampling) {
+  const std::pair<const char*, std::optional<double> SamplingRequest::*> numbers[] = {
+      {"temperature", &SamplingRequest::temperature},
+      {"top_p", &SamplingRequest::top_p},
+      {"min_p", &SamplingRequest::min_p},
+      {"presence_penalty", &SamplingRequest::presence_penalty},
+      {"frequency_penalty", &SamplingRequest::frequency_penalty},
+      {"repetition_penalty", &SamplingRequest::repetition_penalty},
   };
-  for (const auto& [field, set] : numbers) {
-    ASSIGN_OR_RETURN(std::optional<double> value, NumberOf(body, field));
-    if (value) (sampling.*set)(*value);
+  for (const auto& [field, member] : numbers) {
+    ASSIGN_OR_RETURN(sampling.*member, NumberOf(body, field));
   }
   ASSIGN_OR_RETURN(std::optional<int32_t> top_k, Int32Of(body, "top_k"));
-  if (top_k) sampling.set_top_k(*top_k == -1 ? 0 : *top_k);  // vLLM writes "all" as -1
-  if (Present(body, "seed")) {
+  if (top_k) sampling.top_k = *top_k == -1 ? 0 : *top_k;  // vLLM writes "all" as -1
+  if (JsonHas(body, "seed")) {
     ASSIGN_OR_RETURN(int64_t seed, JsonInt(body, "seed"));
-    sampling.set_seed(static_cast<uint64_t>(seed));
+    sampling.seed = static_cast<uint64_t>(seed);
   }
-  ASSIGN_OR_RETURN(bool ignore_eos, JsonBool(body, "ignore_eos", false));
-  sampling.set_ignore_eos(ignore_eos);
+  ASSIGN_OR_RETURN(sampling.ignore_eos, JsonBool(body, "ignore_eos", false));
   RETURN_IF_ERROR(ReadMaxTokens(endpoint, body, sampling));
   RETURN_IF_ERROR(ReadStop(body, sampling));
   RETURN_IF_ERROR(ReadLogitBias(body, sampling));
   return ReadLogprobs(endpoint, body, sampling);
 }
 
-absl::Status ReadSequences(const Json& body, v1::GenerateRequest& request) {
+absl::Status ReadSequences(const Json& body, CompletionRequest& request) {
   ASSIGN_OR_RETURN(std::optional<int32_t> n, Int32Of(body, "n"));
   if (n.value_or(1) < 1 || n.value_or(1) > kSequencesOfRequestMax) {
     return absl::InvalidArgumentError(
         absl::StrFormat("field 'n': %d, expected 1 to %d", *n, kSequencesOfRequestMax));
   }
-  request.set_n(n.value_or(1));
+  request.n = n.value_or(1);
   ASSIGN_OR_RETURN(std::optional<int32_t> best_of, Int32Of(body, "best_of"));
-  if (best_of && *best_of != request.n()) {
+  if (best_of && *best_of != request.n) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "field 'best_of': %d with n of %d is not supported; leave it out, or ask for n of "
         "%d and choose yourself",
-        *best_of, request.n(), *best_of));
+        *best_of, request.n, *best_of));
   }
   return absl::OkStatus();
 }
 
 absl::Status ReadStream(const Json& body, OpenAiRequest& request) {
   ASSIGN_OR_RETURN(request.stream, JsonBool(body, "stream", false));
-  if (!Present(body, "stream_options")) return absl::OkStatus();
+  if (!JsonHas(body, "stream_options")) return absl::OkStatus();
   const Json& options = body["stream_options"];
   if (!options.is_object()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("field 'stream_options': expected an object, found %s", Excerpt(options)));
+        absl::StrFormat("field 'stream_options': expected an object, found %s", JsonExcerpt(options)));
   }
   if (!request.stream) {
     return absl::InvalidArgumentError(
@@ -320,25 +330,30 @@ absl::Status ReadStream(const Json& body, OpenAiRequest& request) {
 }  // namespace
 
 absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiEndpoint endpoint, std::string_view body) {
-  ASSIGN_OR_RETURN(Json json, ParseJson(body, "request body"));
-  if (!json.is_object()) {
+  ASSIGN_OR_RETURN(OrderedJson ordered, ParseOrderedJson(body, "request body", kKeysMax));
+  if (!ordered.is_object()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("request body: expected a JSON object, found %s", Excerpt(json)));
+        absl::StrFormat("request body: expected a JSON object, found %s", JsonExcerpt(ordered)));
   }
+  RETURN_IF_ERROR(CheckIntegers(body, "request body"));
   OpenAiRequest request = {.endpoint = endpoint};
-  RETURN_IF_ERROR(CheckRefused(json));
-  ASSIGN_OR_RETURN(*request.generate.mutable_model(), JsonString(json, "model", ""));
-  if (endpoint == OpenAiEndpoint::kCompletions) {
-    RETURN_IF_ERROR(ReadPrompt(json, request.generate));
-  } else {
-    RETURN_IF_ERROR(ReadChat(body, request.generate));
+  CompletionRequest& completion = request.completion;
+  if (endpoint == OpenAiEndpoint::kChatCompletions) {
+    ASSIGN_OR_RETURN(Chat chat, ReadChat(ordered));
+    chat.bytes = body.size();
+    completion.prompt = std::move(chat);
   }
-  RETURN_IF_ERROR(ReadPublicTokens(json, request.generate));
-  RETURN_IF_ERROR(ReadSampling(endpoint, json, *request.generate.mutable_sampling()));
-  RETURN_IF_ERROR(ReadSequences(json, request.generate));
+  const Json json = std::move(ordered);  // what is left needs no order
+  RETURN_IF_ERROR(CheckRefused(json));
+  RETURN_IF_ERROR(CheckSpecialTokens(endpoint, json));
+  ASSIGN_OR_RETURN(completion.model, JsonString(json, "model", ""));
+  if (endpoint == OpenAiEndpoint::kCompletions) RETURN_IF_ERROR(ReadPrompt(json, completion));
+  RETURN_IF_ERROR(ReadPublicTokens(json, completion));
+  RETURN_IF_ERROR(ReadSampling(endpoint, json, completion.sampling));
+  RETURN_IF_ERROR(ReadSequences(json, completion));
   RETURN_IF_ERROR(ReadStream(json, request));
-  ASSIGN_OR_RETURN(bool no_prefix_reuse, JsonBool(json, "no_prefix_reuse", false));
-  request.generate.set_no_prefix_reuse(no_prefix_reuse);
+  ASSIGN_OR_RETURN(const bool no_prefix_reuse, JsonBool(json, "no_prefix_reuse", false));
+  completion.reuse_prefix = !no_prefix_reuse;
   return request;
 }
 

@@ -9,7 +9,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
-#include "chorale/v1/inference.pb.h"
+#include "api/completion.h"
 
 namespace chorale {
 
@@ -17,14 +17,14 @@ enum class OpenAiEndpoint { kCompletions, kChatCompletions };
 
 struct OpenAiRequest {
   OpenAiEndpoint endpoint = OpenAiEndpoint::kCompletions;
-  v1::GenerateRequest generate;
+  CompletionRequest completion;
   bool stream = false;
   bool include_usage = false;  // a streamed reply ends with a chunk of usage
 };
 
 // InvalidArgument begins with the field at fault and says what to send instead. Ranges of sampling
-// are checked later, by the gateway. An absent max_tokens becomes 16 for completions, as OpenAI
-// documents it, and the rest of the context for chats.
+// are checked later, by the gateway. Where neither the request nor the model's files say max_tokens,
+// it is 16 for completions, as OpenAI documents it, and the rest of the context for chats.
 absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiEndpoint endpoint, std::string_view body);
 
 }  // namespace chorale

@@ -10,24 +10,17 @@
 namespace chorale {
 namespace {
 
-Json FinishJson(v1::FinishReason reason) {
-  switch (reason) {
-    case v1::FINISH_REASON_STOP:
-      return "stop";
-    case v1::FINISH_REASON_LENGTH:
-      return "length";
-    default:
-      return nullptr;
-  }
+Json FinishJson(std::optional<FinishReason> reason) {
+  return reason ? Json(NameOf(*reason)) : Json(nullptr);
 }
 
-Json UsageJson(const v1::Usage& usage) {
-  return {{"prompt_tokens", usage.prompt_tokens()},
-          {"completion_tokens", usage.completion_tokens()},
-          {"total_tokens", usage.prompt_tokens() + usage.completion_tokens()},
+Json UsageJson(const Usage& usage) {
+  return {{"prompt_tokens", usage.prompt_tokens},
+          {"completion_tokens", usage.completion_tokens},
+          {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
           {"prompt_tokens_details",
-           {{"cached_tokens", usage.cached_tokens()},
-            {"transferred_tokens", usage.transferred_tokens()}}}};
+           {{"cached_tokens", usage.cached_tokens},
+            {"transferred_tokens", usage.transferred_tokens}}}};
 }
 
 bool IsChat(const ReplyHead& head) { return head.endpoint == OpenAiEndpoint::kChatCompletions; }
@@ -64,10 +57,13 @@ const char* TypeOf(int http_status) {
   }
 }
 
-Json ModelJson(const v1::ListModelsResponse::Model& model, int64_t created_seconds) {
-  return {{"id", model.name()},         {"object", "model"},
-          {"created", created_seconds}, {"owned_by", "chorale"},
-          {"mode", model.mode()},       {"max_model_len", model.context_tokens()}};
+Json ModelJson(const ModelEntry& model, int64_t created_seconds) {
+  return {{"id", model.served.name},
+          {"object", "model"},
+          {"created", created_seconds},
+          {"owned_by", "chorale"},
+          {"mode", model.served.mode},
+          {"max_model_len", model.served.context_tokens}};
 }
 
 }  // namespace
@@ -75,15 +71,13 @@ Json ModelJson(const v1::ListModelsResponse::Model& model, int64_t created_secon
 CompletionReply::CompletionReply(ReplyHead head, int sequences)
     : head_(std::move(head)), choices_(static_cast<size_t>(std::max(sequences, 1))) {}
 
-void CompletionReply::Add(const v1::GenerateChunk& chunk) {
-  if (chunk.has_usage()) usage_ = chunk.usage();
-  if (chunk.index() < 0 || chunk.index() >= static_cast<int>(choices_.size())) return;
-  Choice& choice = choices_[chunk.index()];
-  choice.text += chunk.text();
-  choice.logprobs.insert(choice.logprobs.end(), chunk.logprobs().begin(), chunk.logprobs().end());
-  if (chunk.finish_reason() != v1::FINISH_REASON_UNSPECIFIED) {
-    choice.finish_reason = chunk.finish_reason();
-  }
+void CompletionReply::Add(const CompletionChunk& chunk) {
+  if (chunk.usage) usage_ = *chunk.usage;
+  if (chunk.index < 0 || chunk.index >= static_cast<int>(choices_.size())) return;
+  Choice& choice = choices_[chunk.index];
+  choice.text += chunk.text;
+  choice.logprobs.insert(choice.logprobs.end(), chunk.logprobs.begin(), chunk.logprobs.end());
+  if (chunk.finish) choice.finish = chunk.finish;
 }
 
 std::string CompletionReply::Body() const {
@@ -91,10 +85,9 @@ std::string CompletionReply::Body() const {
   body["choices"] = Json::array();
   for (size_t i = 0; i < choices_.size(); ++i) {
     const Choice& choice = choices_[i];
-    const ChosenTokens tokens(choice.logprobs.begin(), choice.logprobs.end());
     Json out = {{"index", i},
-                {"finish_reason", FinishJson(choice.finish_reason)},
-                {"logprobs", LogprobsOf(head_, tokens, 0)}};
+                {"finish_reason", FinishJson(choice.finish)},
+                {"logprobs", LogprobsOf(head_, choice.logprobs, 0)}};
     if (IsChat(head_)) {
       out["message"] = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
     } else {
@@ -116,28 +109,28 @@ std::string StreamReply::Event(Json choice) const {
   return DataEvent(object);
 }
 
-std::string StreamReply::Events(const v1::GenerateChunk& chunk) {
-  if (chunk.has_usage()) usage_ = chunk.usage();
-  Sequence& sequence = sequences_[chunk.index()];
+std::string StreamReply::Events(const CompletionChunk& chunk) {
+  if (chunk.usage) usage_ = *chunk.usage;
+  Sequence& sequence = sequences_[chunk.index];
   if (IsChat(head_)) return ChatEvents(chunk, sequence);
-  const bool finished = chunk.finish_reason() != v1::FINISH_REASON_UNSPECIFIED;
-  const ChosenTokens tokens(chunk.logprobs().begin(), chunk.logprobs().end());
-  if (chunk.text().empty() && tokens.empty() && !finished) return "";
+  const bool finished = chunk.finish.has_value();
+  const ChosenTokens& tokens = chunk.logprobs;
+  if (chunk.text.empty() && tokens.empty() && !finished) return "";
   const std::string event =
-      Event({{"index", chunk.index()},
-             {"text", chunk.text()},
+      Event({{"index", chunk.index},
+             {"text", chunk.text},
              {"logprobs",
               tokens.empty() ? Json(nullptr) : LogprobsOf(head_, tokens, sequence.characters)},
-             {"finish_reason", FinishJson(chunk.finish_reason())}});
+             {"finish_reason", FinishJson(chunk.finish)}});
   sequence.characters += CountCharacters(tokens);
   return event;
 }
 
 // OpenAI's order: the role first, then the text, then the reason why it ended with an empty delta.
-std::string StreamReply::ChatEvents(const v1::GenerateChunk& chunk, Sequence& sequence) {
+std::string StreamReply::ChatEvents(const CompletionChunk& chunk, Sequence& sequence) {
   std::string events;
   const auto add = [&](Json delta, Json logprobs, Json finish) {
-    events += Event({{"index", chunk.index()},
+    events += Event({{"index", chunk.index},
                      {"delta", std::move(delta)},
                      {"logprobs", std::move(logprobs)},
                      {"finish_reason", std::move(finish)}});
@@ -146,13 +139,13 @@ std::string StreamReply::ChatEvents(const v1::GenerateChunk& chunk, Sequence& se
     add({{"role", "assistant"}, {"content", ""}}, nullptr, nullptr);
     sequence.begun = true;
   }
-  const ChosenTokens tokens(chunk.logprobs().begin(), chunk.logprobs().end());
-  if (!chunk.text().empty() || !tokens.empty()) {
-    add({{"content", chunk.text()}}, tokens.empty() ? Json(nullptr) : LogprobsOf(head_, tokens, 0),
-        nullptr);
+  const ChosenTokens& tokens = chunk.logprobs;
+  if (!chunk.text.empty() || !tokens.empty()) {
+    add({{"content", chunk.text}},
+        tokens.empty() ? Json(nullptr) : LogprobsOf(head_, tokens, 0), nullptr);
   }
-  if (chunk.finish_reason() != v1::FINISH_REASON_UNSPECIFIED) {
-    add(Json::object(), nullptr, FinishJson(chunk.finish_reason()));
+  if (chunk.finish) {
+    add(Json::object(), nullptr, FinishJson(chunk.finish));
   }
   return events;
 }
@@ -223,15 +216,15 @@ int RetryAfterSeconds(const absl::Status& status) {
   }
 }
 
-std::string ModelsBody(const v1::ListModelsResponse& models, int64_t created_seconds) {
+std::string ModelsBody(const ModelTable& models, int64_t created_seconds) {
   Json data = Json::array();
-  for (const v1::ListModelsResponse::Model& model : models.models()) {
+  for (const ModelEntry& model : models) {
     data.push_back(ModelJson(model, created_seconds));
   }
   return DumpJson({{"object", "list"}, {"data", std::move(data)}});
 }
 
-std::string ModelBody(const v1::ListModelsResponse::Model& model, int64_t created_seconds) {
+std::string ModelBody(const ModelEntry& model, int64_t created_seconds) {
   return DumpJson(ModelJson(model, created_seconds));
 }
 

@@ -2,14 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "api/completion.h"
 #include "api/openai_request.h"
 #include "base/json.h"
-#include "chorale/v1/inference.pb.h"
+#include "orchestrator/cluster_view.h"
 
 namespace chorale {
 
@@ -29,18 +31,18 @@ class CompletionReply {
   CompletionReply(ReplyHead head, int sequences);
 
   // Chunks of sequences that were not asked for are ignored.
-  void Add(const v1::GenerateChunk& chunk);
+  void Add(const CompletionChunk& chunk);
   std::string Body() const;
 
  private:
   struct Choice {
     std::string text;
-    std::vector<v1::ChosenToken> logprobs;
-    v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
+    std::vector<ChosenToken> logprobs;
+    std::optional<FinishReason> finish;
   };
   const ReplyHead head_;
   std::vector<Choice> choices_;
-  v1::Usage usage_;
+  Usage usage_;
 };
 
 // A streamed reply: server-sent events, one `data:` line each.
@@ -49,7 +51,7 @@ class StreamReply {
   StreamReply(ReplyHead head, bool include_usage);
 
   // The events of one chunk; empty when it has nothing to show (part of a code point).
-  std::string Events(const v1::GenerateChunk& chunk);
+  std::string Events(const CompletionChunk& chunk);
   // The last events, with the usage when it was asked for, and [DONE].
   std::string End() const;
 
@@ -58,13 +60,13 @@ class StreamReply {
     int64_t characters = 0;  // code points of the tokens so far, for text_offset
     bool begun = false;
   };
-  std::string ChatEvents(const v1::GenerateChunk& chunk, Sequence& sequence);
+  std::string ChatEvents(const CompletionChunk& chunk, Sequence& sequence);
   std::string Event(Json choice) const;
 
   const ReplyHead head_;
   const bool include_usage_;
   absl::flat_hash_map<int, Sequence> sequences_;
-  v1::Usage usage_;
+  Usage usage_;
 };
 
 // {"error": {"message", "type", "param", "code"}}; `param` is the field that the message begins
@@ -78,7 +80,7 @@ int HttpStatusOf(const absl::Status& status);
 int RetryAfterSeconds(const absl::Status& status);
 
 // The object of GET /v1/models, and one element of it.
-std::string ModelsBody(const v1::ListModelsResponse& models, int64_t created_seconds);
-std::string ModelBody(const v1::ListModelsResponse::Model& model, int64_t created_seconds);
+std::string ModelsBody(const ModelTable& models, int64_t created_seconds);
+std::string ModelBody(const ModelEntry& model, int64_t created_seconds);
 
 }  // namespace chorale

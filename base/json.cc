@@ -2,15 +2,24 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
-#include <optional>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
 
 namespace chorale {
 namespace {
+
+// Keys that are looked at while a text with ordered objects is parsed, some nanoseconds each.
+constexpr int64_t kOrderedLookupsMax = int64_t{1} << 26;
+
+int64_t Square(size_t n) { return static_cast<int64_t>(n) * static_cast<int64_t>(n); }
 
 const Json* Find(const Json& object, std::string_view field) {
   if (!object.is_object()) return nullptr;
@@ -49,13 +58,68 @@ absl::StatusOr<std::string> AsString(std::string_view field, const Json& value) 
   return value.get<std::string>();
 }
 
-// The number of keys of the widest object within `value`.
-size_t WidestObject(const Json& value) {
-  size_t keys = value.is_object() ? value.size() : 0;
-  for (const Json& item : value) {
-    if (item.is_structured()) keys = std::max(keys, WidestObject(item));
+// Walks over the text of JSON outside its strings. What is no JSON is left to the parser.
+class Scanner {
+ public:
+  explicit Scanner(std::string_view text) : text_(text) {}
+
+  // The next character that is not in a string, or 0 at the end.
+  char Next() {
+    while (at_ < text_.size()) {
+      const char c = text_[at_++];
+      if (c != '"') return c;
+      while (at_ < text_.size() && text_[at_] != '"') at_ += text_[at_] == '\\' ? 2 : 1;
+      ++at_;
+    }
+    return 0;
   }
-  return keys;
+  // Behind the character that Next gave.
+  size_t at() const { return at_; }
+
+ private:
+  const std::string_view text_;
+  size_t at_ = 0;
+};
+
+// Looks at the shape of a text before it is parsed, at a cost that its length bounds.
+absl::Status CheckShape(std::string_view text, std::string_view what, size_t keys_max,
+                        int64_t lookups_max) {
+  Scanner scanner(text);
+  std::vector<size_t> keys;  // of each level around here
+  int64_t lookups = 0;
+  while (const char c = scanner.Next()) {
+    if (c == '{' || c == '[') {
+      keys.push_back(0);
+      if (keys.size() > kJsonDepthMax) {
+        return absl::InvalidArgumentError(
+            absl::StrFormat("%s: nested deeper than %d levels", what, kJsonDepthMax));
+      }
+    } else if (keys.empty()) {
+      continue;
+    } else if (c == '}' || c == ']') {
+      keys.pop_back();
+    } else if (c == ':') {
+      lookups += static_cast<int64_t>(++keys.back());
+      if (keys.back() > keys_max) {
+        return absl::InvalidArgumentError(
+            absl::StrFormat("%s: an object has more than %d keys", what, keys_max));
+      }
+      if (lookups > lookups_max) {
+        return absl::InvalidArgumentError(
+            absl::StrFormat("%s: too many objects with many keys; send fewer", what));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+template <typename AnyJson>
+absl::StatusOr<AnyJson> Parse(std::string_view text, std::string_view what) {
+  try {
+    return AnyJson::parse(text.begin(), text.end());
+  } catch (const nlohmann::detail::exception& e) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s: not valid JSON: %s", what, e.what()));
+  }
 }
 
 absl::StatusOr<std::string> ReadText(const std::string& path, int64_t bytes_max) {
@@ -77,32 +141,39 @@ absl::StatusOr<std::string> ReadText(const std::string& path, int64_t bytes_max)
 }  // namespace
 
 absl::StatusOr<Json> ParseJson(std::string_view text, std::string_view what) {
-  bool too_deep = false;
-  const auto limit_depth = [&](int depth, Json::parse_event_t, Json&) {
-    if (depth <= kJsonDepthMax) return true;
-    too_deep = true;
-    return false;
-  };
-  try {
-    Json value = Json::parse(text.begin(), text.end(), limit_depth);
-    if (too_deep) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s: nested deeper than %d levels", what, kJsonDepthMax));
-    }
-    return value;
-  } catch (const Json::exception& e) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s: not valid JSON: %s", what, e.what()));
-  }
+  RETURN_IF_ERROR(CheckShape(text, what, SIZE_MAX, INT64_MAX));
+  return Parse<Json>(text, what);
 }
 
 absl::StatusOr<OrderedJson> ParseOrderedJson(std::string_view text, std::string_view what,
                                              size_t keys_max) {
-  ASSIGN_OR_RETURN(const Json checked, ParseJson(text, what));
-  if (const size_t keys = WidestObject(checked); keys > keys_max) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s: an object has %d keys, more than %d", what, keys, keys_max));
+  RETURN_IF_ERROR(CheckShape(text, what, keys_max, std::max(kOrderedLookupsMax, Square(keys_max))));
+  return Parse<OrderedJson>(text, what);
+}
+
+absl::Status CheckIntegers(std::string_view text, std::string_view what) {
+  Scanner scanner(text);
+  std::string number;
+  const auto check = [&] {
+    int64_t integer = 0;
+    uint64_t natural = 0;
+    const bool fits = number.find_first_of(".eE") != std::string::npos ||
+                      absl::SimpleAtoi(number, &integer) || absl::SimpleAtoi(number, &natural);
+    const size_t digits = number.size();
+    const std::string shown = std::exchange(number, "").substr(0, 40);
+    if (fits || digits < 19) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: the integer %s%s does not fit into 64 bits; send it as a string", what, shown,
+        digits > shown.size() ? "..." : ""));
+  };
+  while (const char c = scanner.Next()) {
+    if (absl::ascii_isdigit(c) || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E') {
+      number += c;
+    } else if (!number.empty()) {
+      RETURN_IF_ERROR(check());
+    }
   }
-  return OrderedJson::parse(text.begin(), text.end());
+  return number.empty() ? absl::OkStatus() : check();
 }
 
 absl::StatusOr<Json> ParseJsonFile(const std::string& path, int64_t bytes_max) {

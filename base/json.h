@@ -23,9 +23,12 @@ inline constexpr int kJsonDepthMax = 128;
 
 // Parses `text`; `what` names the document in errors ("config.json").
 absl::StatusOr<Json> ParseJson(std::string_view text, std::string_view what);
+// InvalidArgument when `text`, which is JSON, has an integer that 64 bits do not hold: as a number it
+// would be rounded.
+absl::Status CheckIntegers(std::string_view text, std::string_view what);
 
 // Most keys of one object that ParseOrderedJson accepts unless told otherwise: an ordered object
-// finds a key by looking at all of them.
+// finds a key by looking at all of them. So the keys that are looked at in all are bounded too.
 inline constexpr size_t kOrderedKeysMax = 256;
 
 // As ParseJson, for text whose order of keys matters.
@@ -37,6 +40,19 @@ absl::StatusOr<OrderedJson> ParseOrderedJson(std::string_view text, std::string_
 absl::StatusOr<Json> ParseJsonFile(const std::string& path, int64_t bytes_max = 64 << 20);
 absl::StatusOr<OrderedJson> ParseOrderedJsonFile(const std::string& path, int64_t bytes_max,
                                                  size_t keys_max);
+
+// Whether an object has the field, with a value other than null.
+template <typename AnyJson>
+bool JsonHas(const AnyJson& object, std::string_view field) {
+  const auto it = object.find(field);
+  return it != object.end() && !it->is_null();
+}
+
+// The beginning of a value's text, for errors that show what was found.
+template <typename AnyJson>
+std::string JsonExcerpt(const AnyJson& value) {
+  return value.dump(-1, ' ', false, AnyJson::error_handler_t::replace).substr(0, 80);
+}
 
 // Compact text of `value`; invalid UTF-8 inside strings becomes U+FFFD rather than an exception.
 std::string DumpJson(const Json& value);

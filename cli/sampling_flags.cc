@@ -15,21 +15,22 @@ void AddSamplingFlags(CLI::App& app, v1::Sampling& sampling) {
     app.add_option_function<int>(flag, std::move(set), help)->group("Sampling");
   };
   integer(
-      "--max-tokens", [s](int v) { s->set_max_tokens(v); }, "default: what the context holds");
+      "--max-tokens", [s](int v) { s->set_max_tokens(v); }, "default: the model's, else what the context holds");
   number(
-      "--temperature", [s](double v) { s->set_temperature(v); }, "default 1; 0 is greedy");
+      "--temperature", [s](double v) { s->set_temperature(v); }, "0 is greedy; default: the model's, else 1");
   integer(
-      "--top-k", [s](int v) { s->set_top_k(v); }, "default 0: all");
+      "--top-k", [s](int v) { s->set_top_k(v); }, "0: all; default: the model's, else 0");
   number(
-      "--top-p", [s](double v) { s->set_top_p(v); }, "default 1");
+      "--top-p", [s](double v) { s->set_top_p(v); }, "default: the model's, else 1");
   number(
-      "--min-p", [s](double v) { s->set_min_p(v); }, "default 0");
+      "--min-p", [s](double v) { s->set_min_p(v); }, "default: the model's, else 0");
   number(
       "--presence-penalty", [s](double v) { s->set_presence_penalty(v); }, "default 0");
   number(
       "--frequency-penalty", [s](double v) { s->set_frequency_penalty(v); }, "default 0");
   number(
-      "--repetition-penalty", [s](double v) { s->set_repetition_penalty(v); }, "default 1");
+      "--repetition-penalty", [s](double v) { s->set_repetition_penalty(v); },
+      "default: the model's, else 1");
   app.add_option_function<uint64_t>(
          "--seed", [s](uint64_t v) { s->set_seed(v); },
          "the same seed gives the same text; default: drawn")

@@ -31,6 +31,7 @@ struct ServedModelInfo {
   std::string attention;
   int short_context_tokens = 0;
   std::string text_folder;
+  Digest text_digest;  // of the files beside the weights, as they were read
   GenerationDefaults defaults;
   std::vector<std::string> notes;
   int vocab = 0;

@@ -40,21 +40,27 @@ const ServedModelInfo* FindModel(const WorkerInfo& worker, std::string_view name
 }
 
 absl::StatusOr<Route> ChooseRoute(std::span<const WorkerInfo> workers, std::string_view model,
-                                  const RequestsUnderWay& under_way, uint64_t turn) {
-  std::set<std::string> names;
+                                  std::string_view avoid, const RequestsUnderWay& under_way,
+                                  uint64_t turn) {
   std::vector<const WorkerInfo*> decoders;
   bool known = false;
   for (const WorkerInfo& worker : workers) {
-    for (const ServedModelInfo& served : worker.models) names.insert(served.name);
     if (FindModel(worker, model) == nullptr) continue;
     known = true;
-    if (worker.role == WorkerRole::kDecode && worker.ready && !worker.draining) {
+    if (worker.role == WorkerRole::kDecode && worker.ready && !worker.draining &&
+        worker.id != avoid) {
       decoders.push_back(&worker);
     }
   }
-  if (!known && !names.empty()) {
-    return absl::NotFoundError(absl::StrFormat("model '%s' does not exist; there is: %s", model,
-                                               ListNames({names.begin(), names.end()})));
+  if (!known) {
+    std::set<std::string> names;
+    for (const WorkerInfo& worker : workers) {
+      for (const ServedModelInfo& served : worker.models) names.insert(served.name);
+    }
+    if (!names.empty()) {
+      return absl::NotFoundError(absl::StrFormat("model '%s' does not exist; there is: %s", model,
+                                                 ListNames({names.begin(), names.end()})));
+    }
   }
   const WorkerInfo* decode = LeastLoaded(decoders, under_way, turn);
   if (decode == nullptr) {
@@ -70,10 +76,7 @@ absl::StatusOr<Route> ChooseRoute(std::span<const WorkerInfo> workers, std::stri
       prefillers.push_back(&worker);
     }
   }
-  Route route{.decode = *decode};
-  if (const WorkerInfo* prefill = LeastLoaded(prefillers, under_way, turn))
-    route.prefill = *prefill;
-  return route;
+  return Route{.decode = decode, .prefill = LeastLoaded(prefillers, under_way, turn)};
 }
 
 }  // namespace chorale

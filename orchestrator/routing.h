@@ -1,7 +1,6 @@
 // Routing: which workers take a request. Values in, a decision out.
 #pragma once
 
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,18 +15,21 @@ namespace chorale {
 // Requests that this router has under way, by worker id: newer than what the workers reported.
 using RequestsUnderWay = absl::flat_hash_map<std::string, int>;
 
+// Of the workers that were chosen from.
 struct Route {
-  WorkerInfo decode;
-  std::optional<WorkerInfo> prefill;  // writes prompts with the same weights; none: D prefills
+  const WorkerInfo* decode = nullptr;
+  const WorkerInfo* prefill = nullptr;  // writes prompts with the same weights; null: D prefills
 };
 
 // What `worker` serves under a name; null: nothing.
 const ServedModelInfo* FindModel(const WorkerInfo& worker, std::string_view name);
 
 // The least loaded decode worker that serves `model`, and the least loaded prefill worker whose
-// weights for it are the same. Among equals, `turn` picks: a counter of the caller's. NotFound: no
+// weights for it are the same. `avoid` names a decode worker that is passed over; empty: none. Among
+// equals, `turn` picks: a counter of the caller's. NotFound: no
 // worker knows the model, the message lists the names that are known; Unavailable: none is ready.
 absl::StatusOr<Route> ChooseRoute(std::span<const WorkerInfo> workers, std::string_view model,
-                                  const RequestsUnderWay& under_way, uint64_t turn);
+                                  std::string_view avoid, const RequestsUnderWay& under_way,
+                                  uint64_t turn);
 
 }  // namespace chorale

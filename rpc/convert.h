@@ -1,25 +1,30 @@
 // The wire's messages to the engine's types and back.
 #pragma once
 
-#include <cstdint>
-
+#include "absl/status/statusor.h"
+#include "api/completion.h"
 #include "base/generation_defaults.h"
 #include "chorale/v1/common.pb.h"
+#include "chorale/v1/inference.pb.h"
+#include "chorale/v1/worker.pb.h"
 #include "engine/request.h"
 
 namespace chorale {
 
-// Unset fields take the engine's defaults; an unset max_tokens becomes `max_tokens_default`. Ranges
-// are checked by ValidateSampling, not here.
-SamplingParams FromProto(const v1::Sampling& sampling, int max_tokens_default);
+// What a client asks for over gRPC. InvalidArgument names the field at fault; ranges of sampling are
+// checked by ValidateSampling, not here.
+absl::StatusOr<CompletionRequest> FromProto(const v1::GenerateRequest& request);
+
+CompletionChunk FromProto(v1::GenerateChunk chunk);
+v1::GenerateChunk ToProto(CompletionChunk chunk);
+
+// What a router asks of a decode worker: everything but who may have the prompt's K/V.
+v1::DecodeRequest ToProto(const GenerateRequest& request);
+GenerateRequest FromProto(const v1::DecodeRequest& request);
 
 // What a model's files say; only fields that are set there.
 v1::Sampling ToProto(const GenerationDefaults& defaults);
 GenerationDefaults DefaultsFromProto(const v1::Sampling& sampling);
 
-v1::Usage ToProto(const Usage& usage);
-v1::FinishReason ToProto(FinishReason reason);
-// `end` is when the request ended.
-v1::Timing ToProto(const Timing& timing, absl::Time end);
 
 }  // namespace chorale

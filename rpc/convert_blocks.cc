@@ -69,6 +69,22 @@ void KeysToProto(std::span<const BlockKey> keys,
   for (const BlockKey& key : keys) *out.Add() = std::string(key.AsBytes());
 }
 
+std::vector<BlockHolder> HoldersFromProto(
+    const google::protobuf::RepeatedPtrField<v1::BlockHolder>& holders) {
+  std::vector<BlockHolder> out;
+  for (const v1::BlockHolder& holder : holders) out.push_back({holder.address(), holder.blocks()});
+  return out;
+}
+
+void HoldersToProto(std::span<const BlockHolder> holders,
+                    google::protobuf::RepeatedPtrField<v1::BlockHolder>& out) {
+  for (const BlockHolder& holder : holders) {
+    v1::BlockHolder& proto = *out.Add();
+    proto.set_address(holder.address);
+    proto.set_blocks(holder.blocks);
+  }
+}
+
 v1::BlockEvents ToProto(const BlockEventBatch& batch) {
   v1::BlockEvents proto;
   proto.set_first_sequence(batch.first_sequence);

@@ -9,8 +9,10 @@
 
 #include "absl/status/statusor.h"
 #include "cache/block_events.h"
+#include "cache/block_holder.h"
 #include "cache/block_key.h"
 #include "chorale/v1/blocks.pb.h"
+#include "chorale/v1/worker.pb.h"
 #include "kernels/tensor.h"
 
 namespace chorale {
@@ -25,6 +27,11 @@ absl::Status CheckFormat(const v1::KvFormat& ours, const v1::KvFormat& theirs);
 absl::StatusOr<std::vector<BlockKey>> KeysFromProto(
     const google::protobuf::RepeatedPtrField<std::string>& keys, size_t count_max = 1 << 20);
 void KeysToProto(std::span<const BlockKey> keys, google::protobuf::RepeatedPtrField<std::string>& out);
+
+std::vector<BlockHolder> HoldersFromProto(
+    const google::protobuf::RepeatedPtrField<v1::BlockHolder>& holders);
+void HoldersToProto(std::span<const BlockHolder> holders,
+                    google::protobuf::RepeatedPtrField<v1::BlockHolder>& out);
 
 v1::BlockEvents ToProto(const BlockEventBatch& batch);
 // InvalidArgument for keys or a digest of another size.

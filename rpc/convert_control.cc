@@ -45,6 +45,7 @@ absl::StatusOr<WorkerInfo> FromProto(const v1::WorkerReport& report) {
                           .block_bytes = proto.block_bytes()};
     ASSIGN_OR_RETURN(model.prompt_writer, Digest::FromBytes(proto.prompt_writer()));
     ASSIGN_OR_RETURN(model.digest, Digest::FromBytes(proto.digest()));
+    ASSIGN_OR_RETURN(model.text_digest, Digest::FromBytes(proto.text_digest()));
     worker.models.push_back(std::move(model));
   }
   return worker;
@@ -75,6 +76,7 @@ v1::WorkerReport ToProto(const WorkerInfo& worker) {
     proto->set_attention(model.attention);
     proto->set_short_context_tokens(model.short_context_tokens);
     proto->set_text_folder(model.text_folder);
+    proto->set_text_digest(std::string(model.text_digest.AsBytes()));
     *proto->mutable_defaults() = ToProto(model.defaults);
     proto->mutable_notes()->Assign(model.notes.begin(), model.notes.end());
     proto->set_vocab(model.vocab);

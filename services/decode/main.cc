@@ -2,7 +2,11 @@
 //
 // K/V of a prompt that is not cached here is pulled from who has it, or written by the prefill worker
 // that the request names; when the tail is short, or those fail, it is computed here.
+#include <utility>
+
 #include "chorale/v1/worker.grpc.pb.h"
+#include "rpc/convert.h"
+#include "rpc/convert_blocks.h"
 #include "rpc/deadline.h"
 #include "rpc/server_stream.h"
 #include "rpc/status.h"
@@ -19,10 +23,16 @@ class DecodeService : public v1::Decode::CallbackService {
   grpc::ServerWriteReactor<v1::GenerateChunk>* Generate(grpc::CallbackServerContext* context,
                                                         const v1::DecodeRequest* request) override {
     auto stream = ServerStream<v1::GenerateChunk>::Create();
+    GenerateRequest generate = FromProto(*request);
+    generate.deadline = DeadlineOf(*context);
+    FetchSources sources = {.prefill_address = request->prefill_address()};
+    if (generate.reuse_prefix) sources.holders = HoldersFromProto(request->holders());
     std::function<void()> cancel = StartGenerate(
-        worker_, &fetcher_, *request, DeadlineOf(*context),
-        [stream](const v1::GenerateChunk& chunk) {
-          stream->PushOrAbort(chunk, static_cast<int64_t>(chunk.ByteSizeLong()));
+        worker_, &fetcher_, std::move(generate), std::move(sources),
+        [stream](CompletionChunk chunk) {
+          v1::GenerateChunk proto = ToProto(std::move(chunk));
+          const auto bytes = static_cast<int64_t>(proto.ByteSizeLong());
+          stream->PushOrAbort(std::move(proto), bytes);
         },
         [stream](absl::Status status) { stream->End(ToGrpc(status)); });
     stream->OnCancelled(std::move(cancel));

@@ -7,73 +7,77 @@
 #include <random>
 #include <thread>
 #include <utility>
+#include <variant>
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "api/model_text.h"
+#include "services/gateway/model_texts.h"
 #include "base/names.h"
 #include "base/status_macros.h"
 #include "engine/request.h"
-#include "rpc/convert.h"
 
 namespace chorale {
 namespace {
 
 // The model that `name` asks for; an empty name means the only one there is.
-absl::StatusOr<BackendModel> FindModel(const Backend& backend, const std::string& name) {
-  std::vector<BackendModel> models = backend.Models();
+absl::StatusOr<const ModelEntry*> FindModel(const ModelTable& models, const std::string& name) {
   if (models.empty()) {
     return absl::UnavailableError("no worker has joined the cluster yet, try again soon");
   }
-  if (name.empty() && models.size() == 1) return models.front();
-  std::vector<std::string> names;
-  for (BackendModel& model : models) {
-    if (model.served.name() == name) return std::move(model);
-    names.push_back(model.served.name());
-  }
+  if (name.empty() && models.size() == 1) return &*models.begin();
   if (name.empty()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("field 'model': name one of %s", ListNames(names)));
+        absl::StrFormat("field 'model': name one of %s", ListNames(models.names())));
   }
-  return absl::NotFoundError(
-      absl::StrFormat("model '%s' does not exist; there is: %s", name, ListNames(names)));
+  if (const ModelEntry* model = models.Find(name); model != nullptr) return model;
+  return absl::NotFoundError(absl::StrFormat("model '%s' does not exist; there is: %s", name,
+                                             ListNames(models.names())));
 }
 
-absl::Status ValidatePrompt(const std::vector<TokenId>& prompt, const v1::ServedModel& model) {
-  if (prompt.empty()) return absl::InvalidArgumentError("field 'prompt': it has no tokens");
-  if (static_cast<int64_t>(prompt.size()) >= model.context_tokens()) {
+// The client's name of what its prompt is made of.
+const char* FieldOf(const PromptRequest& prompt) {
+  return std::holds_alternative<Chat>(prompt) ? "messages" : "prompt";
+}
+
+absl::Status ValidatePrompt(const char* field, const std::vector<TokenId>& prompt,
+                            const ServedModelInfo& model) {
+  if (prompt.empty()) {
+    return absl::InvalidArgumentError(absl::StrFormat("field '%s': it has no tokens", field));
+  }
+  if (static_cast<int64_t>(prompt.size()) >= model.context_tokens) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "field 'prompt': %d tokens, but the context of model '%s' holds %d (%s) "
-        "with at least one token of output; shorten the prompt",
-        prompt.size(), model.name(), model.context_tokens(), model.context_reason()));
+        "field '%s': %d tokens, but the context of model '%s' holds %d (%s) "
+        "with at least one token of output; shorten it",
+        field, prompt.size(), model.name, model.context_tokens, model.context_reason));
   }
   for (TokenId token : prompt) {
-    if (token < 0 || token >= model.vocab()) {
+    if (token < 0 || token >= model.vocab) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "field 'prompt': token id %d is outside the vocabulary of %d", token, model.vocab()));
+          "field '%s': token id %d is outside the vocabulary of %d", field, token, model.vocab));
     }
   }
   return absl::OkStatus();
 }
 
 // Defaults are cut to what the context holds; a number that the request itself asks for is not.
-absl::Status ValidateMaxTokens(const v1::Sampling& request, size_t prompt_tokens,
-                               const v1::ServedModel& model) {
-  const int64_t room = model.context_tokens() - static_cast<int64_t>(prompt_tokens);
-  if (!request.has_max_tokens() || request.max_tokens() <= room) return absl::OkStatus();
+absl::Status ValidateMaxTokens(const SamplingRequest& sampling, int tokens_left,
+                               const ServedModelInfo& model) {
+  if (sampling.max_tokens.value_or(0) <= tokens_left) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrFormat(
-      "field 'max_tokens': %d after a prompt of %d tokens, but the context of model '%s' holds %d "
-      "(%s); send at most %d",
-      request.max_tokens(), prompt_tokens, model.name(), model.context_tokens(),
-      model.context_reason(), room));
+      "field '%s': %d after a prompt of %d tokens, but the context of model '%s' holds %d (%s); "
+      "send at most %d",
+      sampling.max_tokens_field, *sampling.max_tokens, model.context_tokens - tokens_left,
+      model.name, model.context_tokens, model.context_reason, tokens_left));
 }
 
-// The request's own fields win; its stop strings stand in place of the model's.
-v1::Sampling WithDefaults(const v1::Sampling& request, const v1::Sampling& defaults) {
-  v1::Sampling sampling = defaults;
-  if (request.stop_size() > 0) sampling.clear_stop();
-  sampling.MergeFrom(request);
-  return sampling;
+// About what a prompt takes in memory while it waits.
+size_t BytesOf(const PromptRequest& prompt) {
+  if (const auto* text = std::get_if<std::string>(&prompt)) return text->size();
+  if (const auto* tokens = std::get_if<TokenPrompt>(&prompt)) {
+    return tokens->ids.size() * sizeof(TokenId);
+  }
+  if (const auto* chat = std::get_if<Chat>(&prompt)) return chat->bytes;
+  return 0;
 }
 
 uint64_t DrawSeed() {
@@ -81,46 +85,37 @@ uint64_t DrawSeed() {
   return generator();
 }
 
-// A call before and after it reaches the backend; a cancellation may come at any point.
-class GatewayCall : public Gateway::Call {
- public:
-  void Cancel() override {
-    std::function<void()> cancel;
-    {
-      std::lock_guard lock(mutex_);
-      cancelled_ = true;
-      cancel = cancel_backend_;
-    }
-    if (cancel) cancel();
-  }
-
-  bool cancelled() const {
-    std::lock_guard lock(mutex_);
-    return cancelled_;
-  }
-
-  void SetBackendCancel(std::function<void()> cancel) {
-    {
-      std::lock_guard lock(mutex_);
-      cancel_backend_ = cancel;
-      if (!cancelled_) return;
-    }
-    cancel();
-  }
-
- private:
-  mutable std::mutex mutex_;
-  bool cancelled_ = false;                // under mutex_
-  std::function<void()> cancel_backend_;  // under mutex_
-};
-
 }  // namespace
+
+void Gateway::Call::Cancel() {
+  std::function<void()> cancel;
+  {
+    std::lock_guard lock(mutex_);
+    cancelled_ = true;
+    cancel = cancel_backend_;
+  }
+  if (cancel) cancel();
+}
+
+bool Gateway::Call::cancelled() const {
+  std::lock_guard lock(mutex_);
+  return cancelled_;
+}
+
+void Gateway::Call::SetBackendCancel(std::function<void()> cancel) {
+  {
+    std::lock_guard lock(mutex_);
+    cancel_backend_ = cancel;
+    if (!cancelled_) return;
+  }
+  cancel();
+}
 
 struct Gateway::State {
   State(const Options& options, Backend& backend) : options(options), backend(backend) {}
 
-  absl::StatusOr<v1::DecodeRequest> Prepare(const v1::GenerateRequest& request,
-                                            const Tenant& tenant);
+  absl::StatusOr<GenerateRequest> Prepare(CompletionRequest request, const Tenant& tenant);
+  absl::StatusOr<std::shared_ptr<const ModelText>> TextOf(const ServedModelInfo& model);
   absl::StatusOr<std::vector<TokenId>> Tokenize(const std::string& model, const std::string& text);
   // Refuses a request of more than prompt_bytes_max, and any when the queue is full.
   absl::Status Post(size_t bytes, std::function<void()> task);
@@ -141,42 +136,49 @@ struct Gateway::State {
   std::vector<std::thread> threads;
 };
 
-absl::StatusOr<v1::DecodeRequest> Gateway::State::Prepare(const v1::GenerateRequest& request,
-                                                          const Tenant& tenant) {
-  ASSIGN_OR_RETURN(BackendModel model, FindModel(backend, request.model()));
-  if (request.n() < 0 || request.n() > kSequencesOfRequestMax) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("field 'n': %d, expected 1 to %d", request.n(), kSequencesOfRequestMax));
-  }
-  const v1::Sampling sampling = options.use_model_defaults
-                                    ? WithDefaults(request.sampling(), model.served.defaults())
-                                    : request.sampling();
-  RETURN_IF_ERROR(
-      ValidateSampling(FromProto(sampling, model.served.context_tokens()), model.served.vocab()));
-  ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> text,
-                   texts.Get(model.served.folder(), model.served.text_folder()));
-  ASSIGN_OR_RETURN(const Prompt prompt, text->PromptOf(request, model.served.context_tokens()));
-  RETURN_IF_ERROR(ValidatePrompt(prompt.tokens, model.served));
-  RETURN_IF_ERROR(ValidateMaxTokens(request.sampling(), prompt.tokens.size(), model.served));
+absl::StatusOr<std::shared_ptr<const ModelText>> Gateway::State::TextOf(
+    const ServedModelInfo& model) {
+  return texts.Get(model.folder, model.text_folder, model.text_digest);
+}
 
-  v1::DecodeRequest decode;
-  decode.set_model(model.served.name());
-  decode.mutable_prompt()->Assign(prompt.tokens.begin(), prompt.tokens.end());
-  decode.set_public_tokens(prompt.public_tokens);
-  decode.set_tenant_salt(tenant.salt);
-  *decode.mutable_sampling() = sampling;
-  if (!decode.sampling().has_seed()) decode.mutable_sampling()->set_seed(DrawSeed());
-  decode.set_n(request.n() == 0 ? 1 : request.n());
-  decode.set_no_prefix_reuse(request.no_prefix_reuse());
-  return decode;
+absl::StatusOr<GenerateRequest> Gateway::State::Prepare(CompletionRequest request,
+                                                        const Tenant& tenant) {
+  const std::shared_ptr<const ModelTable> models = backend.models();
+  ASSIGN_OR_RETURN(const ModelEntry* entry, FindModel(*models, request.model));
+  const ServedModelInfo& model = entry->served;
+  if (request.n < 1 || request.n > kSequencesOfRequestMax) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field 'n': %d, expected 1 to %d", request.n, kSequencesOfRequestMax));
+  }
+  const GenerationDefaults defaults =
+      options.use_model_defaults ? model.defaults : GenerationDefaults();
+  // Before the prompt is made: that costs more.
+  RETURN_IF_ERROR(ValidateSampling(Resolve(request.sampling, defaults, model.context_tokens),
+                                   model.vocab));
+  ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> text, TextOf(model));
+  const char* field = FieldOf(request.prompt);
+  ASSIGN_OR_RETURN(Prompt prompt, text->PromptOf(std::move(request.prompt), model.context_tokens, absl::Now()));
+  if (!prompt.public_refusal.empty()) texts.Warn(prompt.public_refusal);
+  RETURN_IF_ERROR(ValidatePrompt(field, prompt.tokens, model));
+  const int tokens_left = model.context_tokens - static_cast<int>(prompt.tokens.size());
+  RETURN_IF_ERROR(ValidateMaxTokens(request.sampling, tokens_left, model));
+
+  GenerateRequest generate = {.model = model.name,
+                              .prompt = std::move(prompt.tokens),
+                              .sampling = Resolve(request.sampling, defaults, tokens_left),
+                              .n = request.n,
+                              .scope = {tenant.salt, prompt.public_tokens},
+                              .reuse_prefix = request.reuse_prefix};
+  if (!request.sampling.seed) generate.sampling.seed = DrawSeed();
+  return generate;
 }
 
 absl::StatusOr<std::vector<TokenId>> Gateway::State::Tokenize(const std::string& model,
                                                               const std::string& text) {
-  ASSIGN_OR_RETURN(BackendModel found, FindModel(backend, model));
-  ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> model_text,
-                   texts.Get(found.served.folder(), found.served.text_folder()));
-  return model_text->Tokenize(text, found.served.context_tokens());
+  const std::shared_ptr<const ModelTable> models = backend.models();
+  ASSIGN_OR_RETURN(const ModelEntry* entry, FindModel(*models, model));
+  ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> model_text, TextOf(entry->served));
+  return model_text->Tokenize(text, entry->served.context_tokens);
 }
 
 absl::Status Gateway::State::Post(size_t bytes, std::function<void()> task) {
@@ -232,22 +234,24 @@ Gateway::~Gateway() {
   for (std::thread& thread : state_->threads) thread.join();
 }
 
-std::shared_ptr<Gateway::Call> Gateway::Start(v1::GenerateRequest request, Tenant tenant,
+std::shared_ptr<Gateway::Call> Gateway::Start(CompletionRequest request, Tenant tenant,
                                               absl::Time deadline, ChunkFn on_chunk,
                                               DoneFn on_done) {
-  auto call = std::make_shared<GatewayCall>();
-  const size_t bytes = request.ByteSizeLong();
+  auto call = std::make_shared<Call>();
+  const size_t bytes = BytesOf(request.prompt);
   const absl::Status posted = state_->Post(bytes, [state = state_.get(), call,
                                                    request = std::move(request),
                                                    tenant = std::move(tenant), deadline,
-                                                   on_chunk = std::move(on_chunk), on_done] {
+                                                   on_chunk = std::move(on_chunk),
+                                                   on_done]() mutable {
     if (call->cancelled()) return on_done(absl::CancelledError("cancelled by the caller"));
     if (absl::Now() >= deadline) {
       return on_done(absl::DeadlineExceededError("the deadline passed while the request waited"));
     }
-    absl::StatusOr<v1::DecodeRequest> decode = state->Prepare(request, tenant);
-    if (!decode.ok()) return on_done(decode.status());
-    call->SetBackendCancel(state->backend.Start(*std::move(decode), deadline, on_chunk, on_done));
+    absl::StatusOr<GenerateRequest> generate = state->Prepare(std::move(request), tenant);
+    if (!generate.ok()) return on_done(generate.status());
+    generate->deadline = deadline;
+    call->SetBackendCancel(state->backend.Start(*std::move(generate), on_chunk, on_done));
   });
   if (!posted.ok()) on_done(posted);
   return call;
@@ -261,22 +265,8 @@ void Gateway::Tokenize(std::string model, std::string text, TokensFn on_done) {
   if (!posted.ok()) on_done(posted);
 }
 
-v1::ListModelsResponse Gateway::ListModels() const {
-  v1::ListModelsResponse response;
-  for (const BackendModel& model : state_->backend.Models()) {
-    v1::ListModelsResponse::Model* out = response.add_models();
-    out->set_name(model.served.name());
-    out->set_mode(model.served.mode());
-    out->set_digest(model.served.digest());
-    out->set_context_tokens(model.served.context_tokens());
-    out->set_context_reason(model.served.context_reason());
-    out->set_attention(model.served.attention());
-    if (state_->options.use_model_defaults) *out->mutable_defaults() = model.served.defaults();
-    *out->mutable_notes() = model.served.notes();
-    out->set_prefill_workers(model.prefill_workers);
-    out->set_decode_workers(model.decode_workers);
-  }
-  return response;
-}
+std::shared_ptr<const ModelTable> Gateway::models() const { return state_->backend.models(); }
+
+bool Gateway::uses_model_defaults() const { return state_->options.use_model_defaults; }
 
 }  // namespace chorale

@@ -1,8 +1,8 @@
 // Gateway: what the front door does with a request, whichever protocol it came by.
 //
 //   HTTP --\                                                       /-- ClusterBackend (gRPC)
-//           >-- v1::GenerateRequest -> Gateway -> DecodeRequest -> Backend
-//   gRPC --/    model, template,      (threads)                    \-- LocalBackend (in here)
+//           >-- CompletionRequest -> Gateway -> GenerateRequest -> Backend
+//   gRPC --/    model, template,    (threads)                      \-- LocalBackend (in here)
 //               tokenize, validate
 //
 // Thread safe. Callbacks of one call come one at a time and in order, from threads of the gateway
@@ -11,14 +11,15 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "api/completion.h"
 #include "api/tenant.h"
 #include "base/token.h"
-#include "chorale/v1/inference.pb.h"
 #include "services/gateway/backend.h"
 
 namespace chorale {
@@ -39,20 +40,29 @@ class Gateway {
   // A call under way. Cancel may be called at any time, from any thread, also after the end.
   class Call {
    public:
-    virtual ~Call() = default;
-    virtual void Cancel() = 0;
+    void Cancel();
+    bool cancelled() const;
+
+   private:
+    friend class Gateway;
+    void SetBackendCancel(std::function<void()> cancel);
+
+    mutable std::mutex mutex_;
+    bool cancelled_ = false;                // under mutex_
+    std::function<void()> cancel_backend_;  // under mutex_
   };
-  // Starts a generation for `tenant`, the only one that shares what its request does not call
+  // Starts a completion for `tenant`, the only one that shares what its request does not call
   // public. on_chunk is called for every chunk, then on_done exactly once; both may be called
   // before Start returns. A request at fault ends in on_done with INVALID_ARGUMENT or
   // NOT_FOUND; too much load in RESOURCE_EXHAUSTED; no worker in UNAVAILABLE.
-  std::shared_ptr<Call> Start(v1::GenerateRequest request, Tenant tenant, absl::Time deadline,
+  std::shared_ptr<Call> Start(CompletionRequest request, Tenant tenant, absl::Time deadline,
                               ChunkFn on_chunk, DoneFn on_done);
 
   // Calls `on_done` once, from a thread of the gateway or before it returns.
   using TokensFn = std::function<void(absl::StatusOr<std::vector<TokenId>>)>;
   void Tokenize(std::string model, std::string text, TokensFn on_done);
-  v1::ListModelsResponse ListModels() const;
+  std::shared_ptr<const ModelTable> models() const;
+  bool uses_model_defaults() const;
 
  private:
   struct State;

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "rpc/convert.h"
 #include "rpc/deadline.h"
 #include "rpc/server_stream.h"
 #include "rpc/status.h"
@@ -21,6 +23,20 @@ absl::StatusOr<Tenant> TenantOfCaller(const grpc::CallbackServerContext& context
   return TenantOf(values);
 }
 
+void FillProto(const ModelEntry& model, bool with_defaults, v1::ListModelsResponse::Model& out) {
+  const ServedModelInfo& served = model.served;
+  out.set_name(served.name);
+  out.set_mode(served.mode);
+  out.set_digest(std::string(served.digest.AsBytes()));
+  out.set_context_tokens(served.context_tokens);
+  out.set_context_reason(served.context_reason);
+  out.set_attention(served.attention);
+  if (with_defaults) *out.mutable_defaults() = ToProto(served.defaults);
+  out.mutable_notes()->Assign(served.notes.begin(), served.notes.end());
+  out.set_prefill_workers(model.prefill_workers);
+  out.set_decode_workers(model.decode_workers);
+}
+
 }  // namespace
 
 grpc::ServerWriteReactor<v1::GenerateChunk>* InferenceService::Generate(
@@ -32,10 +48,18 @@ grpc::ServerWriteReactor<v1::GenerateChunk>* InferenceService::Generate(
     stream->End(ToGrpc(tenant.status()));
     return stream.get();
   }
+  absl::StatusOr<CompletionRequest> completion = FromProto(*request);
+  if (!completion.ok()) {
+    stream->End(ToGrpc(completion.status()));
+    return stream.get();
+  }
   std::shared_ptr<Gateway::Call> call = gateway_.Start(
-      *request, *std::move(tenant), std::min(DeadlineOf(*context), absl::Now() + request_time_max_),
-      [stream](const v1::GenerateChunk& chunk) {
-        stream->PushOrAbort(chunk, static_cast<int64_t>(chunk.ByteSizeLong()));
+      *std::move(completion), *std::move(tenant),
+      std::min(DeadlineOf(*context), absl::Now() + request_time_max_),
+      [stream](CompletionChunk chunk) {
+        v1::GenerateChunk proto = ToProto(std::move(chunk));
+        const auto bytes = static_cast<int64_t>(proto.ByteSizeLong());
+        stream->PushOrAbort(std::move(proto), bytes);
       },
       [stream](absl::Status status) { stream->End(ToGrpc(status)); });
   stream->OnCancelled([call] { call->Cancel(); });
@@ -45,7 +69,9 @@ grpc::ServerWriteReactor<v1::GenerateChunk>* InferenceService::Generate(
 grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerContext* context,
                                                        const v1::ListModelsRequest*,
                                                        v1::ListModelsResponse* response) {
-  *response = gateway_.ListModels();
+  for (const ModelEntry& model : *gateway_.models()) {
+    FillProto(model, gateway_.uses_model_defaults(), *response->add_models());
+  }
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;

@@ -4,17 +4,17 @@
 
 namespace chorale {
 
-bool CallInbox::Push(const v1::GenerateChunk& chunk) {
+bool CallInbox::Push(CompletionChunk chunk) {
   std::lock_guard lock(mutex_);
   if (overflowed_) return false;
   const bool was_empty = contents_.chunks.empty();
-  bytes_ += static_cast<int64_t>(chunk.ByteSizeLong());
+  bytes_ += BytesOf(chunk);
   if (bytes_ > bytes_max_) {
     contents_.chunks.clear();
     contents_.overflowed = overflowed_ = true;
     return true;
   }
-  contents_.chunks.push_back(chunk);
+  contents_.chunks.push_back(std::move(chunk));
   return was_empty;
 }
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "chorale/v1/common.pb.h"
+#include "api/completion.h"
 
 namespace chorale {
 
@@ -19,11 +19,11 @@ class CallInbox {
 
   // Both return true when the reader must be told to Take: always at the end, else when nothing
   // was waiting before.
-  bool Push(const v1::GenerateChunk& chunk);
+  bool Push(CompletionChunk chunk);
   bool End(absl::Status status);
 
   struct Contents {
-    std::vector<v1::GenerateChunk> chunks;
+    std::vector<CompletionChunk> chunks;
     std::optional<absl::Status> end;  // after the chunks
     bool overflowed = false;          // chunks were dropped; none are given any more
   };

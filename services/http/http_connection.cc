@@ -180,7 +180,7 @@ void HttpConnection::OnBodyError(ErrorCode error) {
 void HttpConnection::OnRequest() {
   state_ = State::kReplying;
   const auto& head = parser_->get();
-  const RouteView view = {.models = server_.gateway.ListModels(),
+  const RouteView view = {.models = server_.gateway.models(),
                           .started_seconds = server_.started_seconds,
                           .draining = closing_};
   const auto route = RouteRequest(View(head.method_string()), View(head.target()), view);
@@ -212,23 +212,23 @@ void HttpConnection::StartCall(OpenAiEndpoint endpoint) {
   absl::StatusOr<OpenAiRequest> request = ParseOpenAiRequest(endpoint, parser_->get().body());
   if (!request.ok()) return SendAnswer(AnswerFor(request.status()));
   parser_.reset();  // its body is no longer needed
-  v1::GenerateRequest& generate = request->generate;
-  if (generate.model().empty()) {
-    const v1::ListModelsResponse models = server_.gateway.ListModels();
-    if (models.models_size() == 1) generate.set_model(models.models(0).name());
+  CompletionRequest& completion = request->completion;
+  if (completion.model.empty()) {
+    const std::shared_ptr<const ModelTable> models = server_.gateway.models();
+    if (models->size() == 1) completion.model = models->begin()->served.name;
   }
   const bool chat = endpoint == OpenAiEndpoint::kChatCompletions;
   ReplyHead head = {.endpoint = endpoint,
                     .id = (chat ? "chatcmpl-" : "cmpl-") + NewId(),
-                    .model = generate.model(),
+                    .model = completion.model,
                     .created_seconds = absl::ToUnixSeconds(absl::Now()),
-                    .logprobs = generate.sampling().has_logprobs()};
+                    .logprobs = completion.sampling.logprobs.has_value()};
   stream_begun_ = false;
   if (request->stream) {
     events_.emplace(std::move(head), request->include_usage);
   } else {
     reply_bytes_ = 0;
-    completion_.emplace(std::move(head), generate.n());
+    completion_.emplace(std::move(head), completion.n);
   }
   inbox_ = std::make_shared<CallInbox>(kInboxBytesMax);
   // Another thread may hold the last reference for a moment; the strand may not keep one in its
@@ -241,9 +241,9 @@ void HttpConnection::StartCall(OpenAiEndpoint endpoint) {
     });
   };
   call_ = server_.gateway.Start(
-      std::move(generate), *std::move(tenant), absl::Now() + server_.limits.request_time_max,
-      [inbox = inbox_, wake](const v1::GenerateChunk& chunk) {
-        if (inbox->Push(chunk)) wake();
+      std::move(completion), *std::move(tenant), absl::Now() + server_.limits.request_time_max,
+      [inbox = inbox_, wake](CompletionChunk chunk) {
+        if (inbox->Push(std::move(chunk))) wake();
       },
       [inbox = inbox_, wake](absl::Status status) {
         if (inbox->End(std::move(status))) wake();
@@ -258,17 +258,17 @@ void HttpConnection::OnInbox() {
     LogWarning("http request ", framing_.request_id, ": chunks come faster than they are sent");
     return CloseNow();
   }
-  for (const v1::GenerateChunk& chunk : contents.chunks) {
+  for (const CompletionChunk& chunk : contents.chunks) {
     OnChunk(chunk);
     if (state_ != State::kReplying || inbox_ == nullptr) return;  // the chunk ended the call
   }
   if (contents.end) OnCallEnd(*contents.end);
 }
 
-void HttpConnection::OnChunk(const v1::GenerateChunk& chunk) {
+void HttpConnection::OnChunk(const CompletionChunk& chunk) {
   if (completion_) {
     completion_->Add(chunk);
-    reply_bytes_ += static_cast<int64_t>(chunk.ByteSizeLong());
+    reply_bytes_ += BytesOf(chunk);
     if (reply_bytes_ <= server_.limits.reply_bytes_max) return;
     call_->Cancel();
     return OnCallEnd(absl::ResourceExhaustedError(

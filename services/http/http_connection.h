@@ -77,7 +77,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   void StartCall(OpenAiEndpoint endpoint);
   void OnInbox();
-  void OnChunk(const v1::GenerateChunk& chunk);
+  void OnChunk(const CompletionChunk& chunk);
   void OnCallEnd(const absl::Status& status);
   void SendEvents(const std::string& events);
 

@@ -205,28 +205,22 @@ void BlockDirectory::Ended(const std::string& address, std::shared_ptr<Watch> wa
   if (--watches_live_ == 0) all_ended_.notify_all();
 }
 
-std::vector<v1::BlockHolder> BlockDirectory::Find(std::span<const BlockKey> keys, int count,
-                                                  const std::string& except) const {
-  std::vector<v1::BlockHolder> found = FindHere(keys, count, except);
+std::vector<BlockHolder> BlockDirectory::Find(std::span<const BlockKey> keys, int count) const {
+  std::vector<BlockHolder> found = FindHere(keys, count);
   if (shared_ == nullptr || count == 0) return found;
-  const int best = found.empty() ? 0 : found.front().blocks();
+  const int best = found.empty() ? 0 : found.front().blocks;
   if (best == static_cast<int>(keys.size())) return found;
   for (const RedisHolding& holding : shared_->Find(keys, kRedisTimeout)) {
     if (holding.blocks <= best) break;
-    if (holding.holder == except) continue;
-    v1::BlockHolder holder;
-    holder.set_address(holding.holder);
-    holder.set_blocks(holding.blocks);
-    found.insert(found.begin(), std::move(holder));
+    found.insert(found.begin(), {holding.holder, holding.blocks});
     if (static_cast<int>(found.size()) > count) found.pop_back();
     break;
   }
   return found;
 }
 
-std::vector<v1::BlockHolder> BlockDirectory::FindHere(std::span<const BlockKey> keys, int count,
-                                                      const std::string& except) const {
-  std::vector<v1::BlockHolder> found;
+std::vector<BlockHolder> BlockDirectory::FindHere(std::span<const BlockKey> keys, int count) const {
+  std::vector<BlockHolder> found;
   std::lock_guard lock(mutex_);
   const PrefixMatch match = index_.Find(keys);
   for (const PrefixMatch::Holder& holder : match.holders) {
@@ -234,10 +228,8 @@ std::vector<v1::BlockHolder> BlockDirectory::FindHere(std::span<const BlockKey> 
     const auto at = std::find_if(holders_.begin(), holders_.end(), [&](const auto& entry) {
       return entry.second.number == holder.holder;
     });
-    if (at == holders_.end() || at->first == except) continue;
-    v1::BlockHolder& out = found.emplace_back();
-    out.set_address(at->first);
-    out.set_blocks(holder.blocks);
+    if (at == holders_.end()) continue;
+    found.push_back({at->first, holder.blocks});
   }
   return found;
 }

@@ -16,8 +16,9 @@
 #include <vector>
 
 #include "cache/block_events.h"
+#include "cache/block_holder.h"
 #include "cache/prefix_index.h"
-#include "chorale/v1/worker.pb.h"
+#include "chorale/v1/blocks.pb.h"
 #include "rpc/channels.h"
 #include "services/router/redis_directory.h"
 
@@ -35,10 +36,9 @@ class BlockDirectory {
   // PrefixIndex::kHoldersMax; what is beyond is not watched.
   void SetHolders(const std::vector<std::string>& addresses);
 
-  // Who has leading blocks of a chain, the most first, at most `count` of them, without `except`.
+  // Who has leading blocks of a chain, the most first, at most `count` of them.
   // Redis is asked when the workers watched here have not all of it, and not for long.
-  std::vector<v1::BlockHolder> Find(std::span<const BlockKey> keys, int count,
-                                    const std::string& except) const;
+  std::vector<BlockHolder> Find(std::span<const BlockKey> keys, int count) const;
 
   struct Stats {
     int holders = 0;
@@ -63,8 +63,7 @@ class BlockDirectory {
     std::shared_ptr<Watch> watch;  // null: to be begun
   };
 
-  std::vector<v1::BlockHolder> FindHere(std::span<const BlockKey> keys, int count,
-                                        const std::string& except) const;
+  std::vector<BlockHolder> FindHere(std::span<const BlockKey> keys, int count) const;
   void Run();
   void RenewLeases();
   void Announce(const std::string& address, const Holder& holder, const BlockEventBatch& batch);

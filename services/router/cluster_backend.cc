@@ -1,9 +1,8 @@
 #include "services/router/cluster_backend.h"
 
-#include <map>
 #include <mutex>
-#include <set>
 #include <utility>
+#include <vector>
 
 #include <grpcpp/client_context.h>
 #include <grpcpp/support/client_callback.h>
@@ -13,7 +12,8 @@
 #include "chorale/v1/worker.grpc.pb.h"
 #include "kernels/tensor.h"
 #include "process/log.h"
-#include "rpc/convert_control.h"
+#include "rpc/convert.h"
+#include "rpc/convert_blocks.h"
 #include "rpc/deadline.h"
 #include "rpc/status.h"
 
@@ -23,30 +23,52 @@ namespace {
 // How many workers a request names, in case the first has lost its blocks meanwhile.
 constexpr int kHoldersNamed = 2;
 
+// Who has leading blocks of a prompt, by what its writer is called in `model`.
+struct Holders {
+  Digest writer;
+  std::vector<BlockHolder> found;  // the most first
+};
+
+Holders FindHolders(const GenerateRequest& request, const ServedModelInfo& model,
+                    const BlockDirectory& directory) {
+  const size_t tokens =
+      (request.prompt.size() - 1) / kernels::kBlockTokens * kernels::kBlockTokens;
+  Holders holders = {.writer = model.prompt_writer};
+  if (!request.reuse_prefix || tokens == 0) return holders;
+  const bool is_long = model.short_context_tokens > 0 &&
+                       static_cast<int>(request.prompt.size()) > model.short_context_tokens;
+  const std::vector<BlockKey> keys = MakeBlockKeys(
+      {request.prompt.data(), tokens},
+      is_long ? WriterOfLongContext(model.prompt_writer) : model.prompt_writer, request.scope);
+  // One of them may be the worker that the request goes to.
+  holders.found = directory.Find(keys, kHoldersNamed + 1);
+  return holders;
+}
+
 // One generation: an attempt on one worker, and a second one elsewhere if the first worker was lost
 // before it said anything.
 class ClusterCall : public std::enable_shared_from_this<ClusterCall> {
  public:
-  ClusterCall(std::shared_ptr<RoutingWatch> watch, std::shared_ptr<BlockDirectory> directory,
-              std::shared_ptr<Channels> channels, v1::DecodeRequest request, absl::Time deadline,
-              ChunkFn on_chunk, DoneFn on_done)
+  ClusterCall(std::shared_ptr<RoutingWatch> watch, std::shared_ptr<Channels> channels,
+              const GenerateRequest& request, Holders holders, ChunkFn on_chunk, DoneFn on_done)
       : watch_(std::move(watch)),
-        directory_(std::move(directory)),
         channels_(std::move(channels)),
-        request_(std::move(request)),
-        deadline_(deadline),
+        request_(ToProto(request)),
+        holders_(std::move(holders)),
+        deadline_(request.deadline),
         on_chunk_(std::move(on_chunk)),
         on_done_(std::move(on_done)) {}
 
   void Attempt(const std::string& avoid) {
-    absl::StatusOr<Route> route = watch_->Acquire(request_.model(), avoid);
-    if (!route.ok()) {
-      on_done_(route.status());
+    absl::StatusOr<RoutingWatch::Lease> lease = watch_->Acquire(request_.model(), avoid);
+    if (!lease.ok()) {
+      on_done_(lease.status());
       return;
     }
-    request_.set_prefill_address(route->prefill ? route->prefill->address : "");
-    NameHolders(*route);
-    auto* reader = new Reader(shared_from_this(), *std::move(route));  // frees itself in OnDone
+    const Route& route = lease->route;
+    request_.set_prefill_address(route.prefill == nullptr ? "" : route.prefill->address);
+    NameHolders(*route.decode);
+    auto* reader = new Reader(shared_from_this(), *std::move(lease));  // frees itself in OnDone
     {
       std::lock_guard lock(mutex_);
       context_ = &reader->context_;
@@ -64,10 +86,10 @@ class ClusterCall : public std::enable_shared_from_this<ClusterCall> {
  private:
   class Reader : public grpc::ClientReadReactor<v1::GenerateChunk> {
    public:
-    Reader(std::shared_ptr<ClusterCall> call, Route route)
+    Reader(std::shared_ptr<ClusterCall> call, RoutingWatch::Lease lease)
         : call_(std::move(call)),
-          route_(std::move(route)),
-          stub_(v1::Decode::NewStub(call_->channels_->Get(route_.decode.address))) {}
+          lease_(std::move(lease)),
+          stub_(v1::Decode::NewStub(call_->channels_->Get(lease_.route.decode->address))) {}
 
     void Start() {
       SetDeadline(context_, call_->deadline_);
@@ -79,64 +101,58 @@ class ClusterCall : public std::enable_shared_from_this<ClusterCall> {
     void OnReadDone(bool ok) override {
       if (!ok) return;
       any_chunk_ = true;
-      call_->on_chunk_(chunk_);
+      call_->on_chunk_(FromProto(std::move(chunk_)));
+      chunk_.Clear();
       StartRead(&chunk_);
     }
 
     void OnDone(const grpc::Status& status) override {
       std::unique_ptr<Reader> self(this);
-      call_->watch_->Release(route_);
+      call_->watch_->Release(lease_);
       {
         std::lock_guard lock(call_->mutex_);
         call_->context_ = nullptr;
       }
-      call_->OnAttemptDone(route_, FromGrpc(status), any_chunk_);
+      call_->OnAttemptDone(lease_.route.decode->id, FromGrpc(status), any_chunk_);
     }
 
     const std::shared_ptr<ClusterCall> call_;
-    const Route route_;
+    const RoutingWatch::Lease lease_;
     const std::unique_ptr<v1::Decode::Stub> stub_;
     grpc::ClientContext context_;
     v1::GenerateChunk chunk_;
     bool any_chunk_ = false;
   };
 
-  // Who has leading blocks of the prompt, besides the decode worker itself.
-  void NameHolders(const Route& route) {
+  // Besides the decode worker itself, and only where its weights write the same blocks.
+  void NameHolders(const WorkerInfo& decode) {
     request_.clear_holders();
-    const int tokens = (request_.prompt_size() - 1) / kernels::kBlockTokens * kernels::kBlockTokens;
-    if (request_.no_prefix_reuse() || tokens == 0) return;
-    const ServedModelInfo* model = FindModel(route.decode, request_.model());
-    if (model == nullptr) return;
-    const bool is_long =
-        model->short_context_tokens > 0 && request_.prompt_size() > model->short_context_tokens;
-    const std::vector<BlockKey> keys =
-        MakeBlockKeys({request_.prompt().data(), static_cast<size_t>(tokens)},
-                      is_long ? WriterOfLongContext(model->prompt_writer) : model->prompt_writer,
-                      {request_.tenant_salt(), request_.public_tokens()});
-    for (v1::BlockHolder& holder : directory_->Find(keys, kHoldersNamed, route.decode.address)) {
-      *request_.add_holders() = std::move(holder);
-    }
+    const ServedModelInfo* model = FindModel(decode, request_.model());
+    if (model == nullptr || model->prompt_writer != holders_.writer) return;
+    std::vector<BlockHolder> others = holders_.found;
+    std::erase_if(others, [&](const BlockHolder& h) { return h.address == decode.address; });
+    if (others.size() > kHoldersNamed) others.resize(kHoldersNamed);
+    HoldersToProto(others, *request_.mutable_holders());
   }
 
-  void OnAttemptDone(const Route& route, const absl::Status& status, bool any_chunk) {
+  void OnAttemptDone(const std::string& worker, const absl::Status& status, bool any_chunk) {
     if (!absl::IsUnavailable(status)) {
       on_done_(status);
       return;
     }
-    LogWarning("decode worker ", route.decode.id, ": ", status.message());
+    LogWarning("decode worker ", worker, ": ", status.message());
     if (!any_chunk && attempts_++ == 0) {
-      Attempt(route.decode.id);
+      Attempt(worker);
       return;
     }
     on_done_(absl::UnavailableError(
-        absl::StrFormat("decode worker %s was lost: %s", route.decode.id, status.message())));
+        absl::StrFormat("decode worker %s was lost: %s", worker, status.message())));
   }
 
   const std::shared_ptr<RoutingWatch> watch_;
-  const std::shared_ptr<BlockDirectory> directory_;
   const std::shared_ptr<Channels> channels_;
   v1::DecodeRequest request_;
+  const Holders holders_;
   const absl::Time deadline_;
   const ChunkFn on_chunk_;
   const DoneFn on_done_;
@@ -168,35 +184,14 @@ ClusterBackend::ClusterBackend(const std::string& orchestrator, std::shared_ptr<
             directory->SetHolders(addresses);
           })) {}
 
-std::vector<BackendModel> ClusterBackend::Models() const {
-  std::map<std::string, BackendModel> models;
-  std::set<std::string> of_decode;  // models of which a decode worker has spoken
-  for (const WorkerInfo& worker : watch_->workers()) {
-    const v1::WorkerReport report = ToProto(worker);
-    for (const v1::ServedModel& served : report.models()) {
-      BackendModel& model = models[served.name()];
-      // What a prefill worker says of a model is about its prompt writer only. Of the decode
-      // workers any may be chosen: the shortest context counts.
-      const bool decodes = worker.role == WorkerRole::kDecode;
-      if (model.served.name().empty() ||
-          (decodes && (!of_decode.contains(served.name()) ||
-                       served.context_tokens() < model.served.context_tokens()))) {
-        model.served = served;
-      }
-      if (decodes) of_decode.insert(served.name());
-      if (!worker.ready || worker.draining) continue;
-      ++(worker.role == WorkerRole::kPrefill ? model.prefill_workers : model.decode_workers);
-    }
-  }
-  std::vector<BackendModel> list;
-  for (auto& [name, model] : models) list.push_back(std::move(model));
-  return list;
-}
-
-std::function<void()> ClusterBackend::Start(v1::DecodeRequest request, absl::Time deadline,
-                                            ChunkFn on_chunk, DoneFn on_done) {
-  auto call = std::make_shared<ClusterCall>(watch_, directory_, channels_, std::move(request),
-                                            deadline, std::move(on_chunk), std::move(on_done));
+std::function<void()> ClusterBackend::Start(GenerateRequest request, ChunkFn on_chunk,
+                                            DoneFn on_done) {
+  const std::shared_ptr<const ModelTable> models = this->models();
+  const ModelEntry* model = models->Find(request.model);
+  Holders holders;
+  if (model != nullptr) holders = FindHolders(request, model->served, *directory_);
+  auto call = std::make_shared<ClusterCall>(watch_, channels_, request, std::move(holders),
+                                            std::move(on_chunk), std::move(on_done));
   call->Attempt("");
   return [call] { call->Cancel(); };
 }

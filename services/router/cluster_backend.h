@@ -21,9 +21,8 @@ class ClusterBackend : public Backend {
   static absl::StatusOr<std::unique_ptr<ClusterBackend>> Create(const std::string& orchestrator,
                                                                 const std::string& redis_url);
 
-  std::vector<BackendModel> Models() const override;
-  std::function<void()> Start(v1::DecodeRequest request, absl::Time deadline, ChunkFn on_chunk,
-                              DoneFn on_done) override;
+  std::shared_ptr<const ModelTable> models() const override { return watch_->view()->models; }
+  std::function<void()> Start(GenerateRequest request, ChunkFn on_chunk, DoneFn on_done) override;
   bool connected() const { return watch_->connected(); }
   const BlockDirectory& directory() const { return *directory_; }
 

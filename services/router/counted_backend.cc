@@ -17,29 +17,29 @@ struct CountedBackend::Counts {
   int64_t transferred_tokens = 0;
   int64_t completion_tokens = 0;
 
-  void Add(const v1::Usage& usage) {
+  void Add(const Usage& usage) {
     std::lock_guard lock(mutex);
-    prompt_tokens += usage.prompt_tokens();
-    cached_tokens += usage.cached_tokens();
-    transferred_tokens += usage.transferred_tokens();
-    completion_tokens += usage.completion_tokens();
+    prompt_tokens += usage.prompt_tokens;
+    cached_tokens += usage.cached_tokens;
+    transferred_tokens += usage.transferred_tokens;
+    completion_tokens += usage.completion_tokens;
   }
 };
 
 CountedBackend::CountedBackend(Backend& backend)
     : backend_(backend), counts_(std::make_shared<Counts>()) {}
 
-std::function<void()> CountedBackend::Start(v1::DecodeRequest request, absl::Time deadline,
-                                            ChunkFn on_chunk, DoneFn on_done) {
+std::function<void()> CountedBackend::Start(GenerateRequest request, ChunkFn on_chunk,
+                                            DoneFn on_done) {
   {
     std::lock_guard lock(counts_->mutex);
     ++counts_->running;
   }
   return backend_.Start(
-      std::move(request), deadline,
-      [counts = counts_, on_chunk = std::move(on_chunk)](const v1::GenerateChunk& chunk) {
-        if (chunk.has_usage()) counts->Add(chunk.usage());
-        on_chunk(chunk);
+      std::move(request),
+      [counts = counts_, on_chunk = std::move(on_chunk)](CompletionChunk chunk) {
+        if (chunk.usage) counts->Add(*chunk.usage);
+        on_chunk(std::move(chunk));
       },
       [counts = counts_, on_done = std::move(on_done)](absl::Status status) {
         {

@@ -14,9 +14,8 @@ class CountedBackend : public Backend {
   // `backend` outlives it.
   explicit CountedBackend(Backend& backend);
 
-  std::vector<BackendModel> Models() const override { return backend_.Models(); }
-  std::function<void()> Start(v1::DecodeRequest request, absl::Time deadline, ChunkFn on_chunk,
-                              DoneFn on_done) override;
+  std::shared_ptr<const ModelTable> models() const override { return backend_.models(); }
+  std::function<void()> Start(GenerateRequest request, ChunkFn on_chunk, DoneFn on_done) override;
 
   // chorale_requests...
   void Describe(MetricSet& metrics) const;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "base/status_macros.h"
 #include "process/log.h"
 #include "rpc/channels.h"
 #include "rpc/convert_control.h"
@@ -41,9 +42,9 @@ RoutingWatch::~RoutingWatch() {
   thread_.join();
 }
 
-std::vector<WorkerInfo> RoutingWatch::workers() const {
+std::shared_ptr<const ClusterView> RoutingWatch::view() const {
   std::lock_guard lock(mutex_);
-  return workers_;
+  return view_;
 }
 
 bool RoutingWatch::connected() const {
@@ -51,32 +52,28 @@ bool RoutingWatch::connected() const {
   return connected_;
 }
 
-absl::StatusOr<Route> RoutingWatch::Acquire(std::string_view model, const std::string& avoid) {
+absl::StatusOr<RoutingWatch::Lease> RoutingWatch::Acquire(std::string_view model,
+                                                         std::string_view avoid) {
   std::lock_guard lock(mutex_);
   if (!connected_) {
     return absl::UnavailableError(
         absl::StrFormat("the orchestrator at %s has not answered yet", address_));
   }
-  std::vector<WorkerInfo> candidates;
-  for (const WorkerInfo& worker : workers_) {
-    if (worker.id != avoid) candidates.push_back(worker);
-  }
-  absl::StatusOr<Route> route = ChooseRoute(candidates, model, under_way_, turn_++);
-  if (route.ok()) {
-    ++under_way_[route->decode.id];
-    if (route->prefill) ++under_way_[route->prefill->id];
-  }
-  return route;
+  ASSIGN_OR_RETURN(const Route route,
+                   ChooseRoute(view_->workers, model, avoid, under_way_, turn_++));
+  ++under_way_[route.decode->id];
+  if (route.prefill != nullptr) ++under_way_[route.prefill->id];
+  return Lease{.view = view_, .route = route};
 }
 
-void RoutingWatch::Release(const Route& route) {
+void RoutingWatch::Release(const Lease& lease) {
   std::lock_guard lock(mutex_);
   const auto drop = [this](const std::string& id) {
     auto it = under_way_.find(id);
     if (--it->second == 0) under_way_.erase(it);
   };
-  drop(route.decode.id);
-  if (route.prefill) drop(route.prefill->id);
+  drop(lease.route.decode->id);
+  if (lease.route.prefill != nullptr) drop(lease.route.prefill->id);
 }
 
 void RoutingWatch::Run() {
@@ -99,14 +96,16 @@ void RoutingWatch::Run() {
       if (!connected_) LogInfo("routing table received from ", address_);
       connected_ = true;
       if (absl::Now() < keep_until) {
-        for (WorkerInfo& worker : workers_) {
-          if (!Contains(workers, worker.id)) workers.push_back(std::move(worker));
+        for (const WorkerInfo& worker : view_->workers) {
+          if (!Contains(workers, worker.id)) workers.push_back(worker);
         }
       }
-      workers_ = std::move(workers);
-      const std::vector<WorkerInfo> known = workers_;
+      auto models = std::make_shared<const ModelTable>(ModelTable::Of(workers));
+      const auto view = std::make_shared<const ClusterView>(
+          ClusterView{.workers = std::move(workers), .models = std::move(models)});
+      view_ = view;
       table_lock.unlock();
-      on_workers_(known);
+      on_workers_(view->workers);
     }
     const grpc::Status status = reader->Finish();
     lock.lock();

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "chorale/v1/control.grpc.pb.h"
+#include "orchestrator/cluster_view.h"
 #include "orchestrator/routing.h"
 
 namespace chorale {
@@ -19,18 +20,24 @@ namespace chorale {
 // again until it succeeds.
 class RoutingWatch {
  public:
+  // A choice, and the table it was made from.
+  struct Lease {
+    std::shared_ptr<const ClusterView> view;
+    Route route;
+  };
+
   // `on_workers` hears of every table, on the watch's thread.
   RoutingWatch(const std::string& orchestrator,
                std::function<void(const std::vector<WorkerInfo>&)> on_workers);
   ~RoutingWatch();
 
-  std::vector<WorkerInfo> workers() const;
+  std::shared_ptr<const ClusterView> view() const;
   bool connected() const;  // a table has been received
 
   // Chooses workers and counts the request as under way on them until Release. `avoid` names a
   // decode worker that has just failed; empty: none.
-  absl::StatusOr<Route> Acquire(std::string_view model, const std::string& avoid);
-  void Release(const Route& route);
+  absl::StatusOr<Lease> Acquire(std::string_view model, std::string_view avoid);
+  void Release(const Lease& lease);
 
  private:
   void Run();
@@ -40,7 +47,7 @@ class RoutingWatch {
   const std::function<void(const std::vector<WorkerInfo>&)> on_workers_;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::vector<WorkerInfo> workers_;         // under mutex_
+  std::shared_ptr<const ClusterView> view_ = std::make_shared<ClusterView>();  // under mutex_
   RequestsUnderWay under_way_;              // under mutex_
   uint64_t turn_ = 0;                       // under mutex_
   bool connected_ = false;                  // under mutex_

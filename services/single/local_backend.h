@@ -1,6 +1,8 @@
 // LocalBackend: generations by the engine of this process.
 #pragma once
 
+#include <memory>
+
 #include "services/gateway/backend.h"
 #include "services/worker/worker.h"
 
@@ -11,9 +13,8 @@ class LocalBackend : public Backend {
   // `worker` must outlive the backend.
   explicit LocalBackend(Worker& worker) : worker_(worker) {}
 
-  std::vector<BackendModel> Models() const override;
-  std::function<void()> Start(v1::DecodeRequest request, absl::Time deadline, ChunkFn on_chunk,
-                              DoneFn on_done) override;
+  std::shared_ptr<const ModelTable> models() const override;
+  std::function<void()> Start(GenerateRequest request, ChunkFn on_chunk, DoneFn on_done) override;
 
  private:
   Worker& worker_;

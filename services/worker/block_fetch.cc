@@ -41,9 +41,9 @@ class BlockFetcher::Fetch : public std::enable_shared_from_this<Fetch> {
   }
 
   void Start() {
-    for (const v1::BlockHolder& holder : sources_.holders) {
-      StoreClient::Part part = {.address = holder.address()};
-      const int end = std::min(holder.blocks(), need_.blocks);
+    for (const BlockHolder& holder : sources_.holders) {
+      StoreClient::Part part = {.address = holder.address};
+      const int end = std::min(holder.blocks, need_.blocks);
       for (int i = need_.first_block; i < end; ++i) part.places.push_back(i);
       if (!part.places.empty()) candidates_.push_back({.end = end, .parts = {std::move(part)}});
     }
@@ -195,7 +195,12 @@ class BlockFetcher::Fetch : public std::enable_shared_from_this<Fetch> {
     for (int i = need_.first_block; i < need_.blocks; ++i) stream->places.push_back(i);
     v1::PrefillMessage message;
     v1::PrefillRequest& request = *message.mutable_run();
-    request.Swap(&sources_.prefill);
+    request.set_model(sources_.model);
+    request.mutable_tokens()->Assign(sources_.tokens.begin(), sources_.tokens.end());
+    request.set_tenant_salt(sources_.scope.tenant_salt);
+    request.set_public_tokens(sources_.scope.public_tokens);
+    request.set_no_prefix_reuse(!sources_.reuse_prefix);
+    if (sources_.reuse_prefix) HoldersToProto(sources_.holders, *request.mutable_holders());
     request.set_first_block(need_.first_block);
     *request.mutable_format() = format_;
     stream->region = regions_->Find(stream->address);
@@ -319,7 +324,7 @@ BlockFetcher::BlockFetcher(const BlockFetcherOptions& options, Worker& worker, C
     : options_(options), worker_(worker), channels_(channels), stores_(stores) {}
 
 bool BlockFetcher::MayAskStores(const FetchSources& sources) const {
-  return stores_ != nullptr && !sources.prefill.no_prefix_reuse();
+  return stores_ != nullptr && sources.reuse_prefix;
 }
 
 bool BlockFetcher::CanFetch(const FetchSources& sources) const {

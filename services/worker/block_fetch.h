@@ -14,7 +14,8 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "chorale/v1/worker.pb.h"
+#include "cache/block_holder.h"
+#include "cache/block_key.h"
 #include "rpc/channels.h"
 #include "services/worker/region_cache.h"
 #include "services/worker/store_client.h"
@@ -30,9 +31,13 @@ struct BlockFetcherOptions {
 
 // What is known of a request whose blocks are wanted.
 struct FetchSources {
-  std::vector<v1::BlockHolder> holders;  // may have leading blocks
-  std::string prefill_address;           // may write the prompt; empty: nobody
-  v1::PrefillRequest prefill;            // for it; without first_block and format
+  std::vector<BlockHolder> holders;  // may have leading blocks
+  std::string prefill_address;       // may write the prompt; empty: nobody
+  // What it is asked to write: the prompt without its last token.
+  std::string model;
+  std::vector<TokenId> tokens;
+  KeyScope scope;
+  bool reuse_prefix = true;
   absl::Time deadline;
 };
 

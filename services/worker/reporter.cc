@@ -6,6 +6,7 @@
 
 #include "process/log.h"
 #include "rpc/channels.h"
+#include "rpc/convert_control.h"
 
 namespace chorale {
 namespace {
@@ -15,7 +16,7 @@ constexpr std::chrono::milliseconds kBackoffMax{2000};
 
 }  // namespace
 
-Reporter::Reporter(const std::string& orchestrator, std::function<v1::WorkerReport()> describe)
+Reporter::Reporter(const std::string& orchestrator, std::function<WorkerInfo()> describe)
     : stub_(v1::Control::NewStub(OpenChannel(orchestrator))),
       describe_(std::move(describe)),
       thread_([this] { Run(); }) {}
@@ -55,7 +56,7 @@ bool Reporter::RunCall() {
   auto call = stub_->Join(&context);
   bool joined = false;
   v1::JoinReply reply;
-  while (call->Write(describe_()) && call->Read(&reply)) {
+  while (call->Write(ToProto(describe_())) && call->Read(&reply)) {
     if (!joined) LogInfo("joined the cluster");
     joined = true;
     if (!Sleep(std::chrono::milliseconds(

@@ -12,13 +12,14 @@
 #include <thread>
 
 #include "chorale/v1/control.grpc.pb.h"
+#include "orchestrator/membership.h"
 
 namespace chorale {
 
 class Reporter {
  public:
   // `describe` fills in the report each time; it is called from the reporter's thread.
-  Reporter(const std::string& orchestrator, std::function<v1::WorkerReport()> describe);
+  Reporter(const std::string& orchestrator, std::function<WorkerInfo()> describe);
   // Leaves the cluster.
   ~Reporter();
 
@@ -33,7 +34,7 @@ class Reporter {
   bool Sleep(std::chrono::milliseconds duration);
 
   const std::unique_ptr<v1::Control::Stub> stub_;
-  const std::function<v1::WorkerReport()> describe_;
+  const std::function<WorkerInfo()> describe_;
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stopping_ = false;                   // under mutex_

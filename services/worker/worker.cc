@@ -7,8 +7,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "model/text_digest.h"
 #include "process/log.h"
-#include "rpc/convert.h"
 #include "rpc/convert_blocks.h"
 
 namespace chorale {
@@ -145,53 +145,52 @@ absl::Status Worker::CheckReady() const {
 }
 
 absl::Status Worker::Serve(std::shared_ptr<const Model> model) {
-  v1::ServedModel served;
-  served.set_name(model->name);
-  served.set_mode(NameOf(model->mode));
-  served.set_folder(std::filesystem::absolute(options_.catalog.base).string());
-  served.set_prompt_writer(std::string(model->prompt_writer.digest().AsBytes()));
-  served.set_digest(std::string(model->digest.AsBytes()));
+  ServedModelInfo served = {.name = model->name,
+                            .mode = NameOf(model->mode),
+                            .folder = std::filesystem::absolute(options_.catalog.base).string(),
+                            .prompt_writer = model->prompt_writer.digest(),
+                            .digest = model->digest,
+                            .vocab = base().config().vocab,
+                            .block_bytes = base().kv_shape().block_bytes()};
   SetContext(served);
-  SetGeneration(*model, served);
-  served.set_vocab(base().config().vocab);
-  served.set_block_bytes(base().kv_shape().block_bytes());
+  RETURN_IF_ERROR(SetTexts(*model, served));
   if (!host_->Do([&](Engine& engine) { engine.SetModel(std::move(model)); })) {
     return absl::UnavailableError("the worker is shutting down");
   }
   std::lock_guard lock(mutex_);
-  const std::string name = served.name();
+  const std::string name = served.name;
   served_[name] = std::move(served);
   return absl::OkStatus();
 }
 
 // What its files say beside its weights. What they ask for in vain is told once, at load.
-void Worker::SetGeneration(const Model& model, v1::ServedModel& served) const {
+absl::Status Worker::SetTexts(const Model& model, ServedModelInfo& served) const {
   const std::string& text = model.text_folder.empty() ? options_.catalog.base : model.text_folder;
-  served.set_text_folder(std::filesystem::absolute(text).string());
-  *served.mutable_defaults() = ToProto(model.generation.defaults);
-  for (const std::string& note : model.generation.notes) {
-    served.add_notes(note);
-    LogWarning("model '", model.name, "': ", note);
-  }
+  served.text_folder = std::filesystem::absolute(text).string();
+  ASSIGN_OR_RETURN(served.text_digest, TextDigest(served.folder, served.text_folder));
+  served.defaults = model.generation.defaults;
+  served.notes = model.generation.notes;
+  for (const std::string& note : served.notes) LogWarning("model '", model.name, "': ", note);
+  return absl::OkStatus();
 }
 
 // How many tokens a request may have here, and why not more.
-void Worker::SetContext(v1::ServedModel& served) const {
+void Worker::SetContext(ServedModelInfo& served) const {
   const ModelConfig& config = base().config();
-  served.set_context_tokens(config.positions_max);
-  served.set_context_reason(config.context_reason);
-  host_->Do([&](Engine& engine) { served.set_context_tokens(engine.tokens_max()); });
-  if (served.context_tokens() < config.positions_max) {
-    served.set_context_reason(
+  served.context_tokens = config.positions_max;
+  served.context_reason = config.context_reason;
+  host_->Do([&](Engine& engine) { served.context_tokens = engine.tokens_max(); });
+  if (served.context_tokens < config.positions_max) {
+    served.context_reason =
         absl::StrFormat("--kv-mib or --blocks: a worker's %d blocks of %d tokens",
-                        options_.engine.blocks, kernels::kBlockTokens));
+                        options_.engine.blocks, kernels::kBlockTokens);
   }
   const AttentionWindow& window = config.window;
-  served.set_attention(window.tokens == 0
-                           ? "all tokens"
-                           : absl::StrFormat("the last %d tokens in %d of %d layers", window.tokens,
-                                             window.layers_windowed(), config.layers));
-  served.set_short_context_tokens(config.short_context());
+  served.attention = window.tokens == 0
+                         ? "all tokens"
+                         : absl::StrFormat("the last %d tokens in %d of %d layers", window.tokens,
+                                           window.layers_windowed(), config.layers);
+  served.short_context_tokens = config.short_context();
 }
 
 absl::StatusOr<v1::ModelChange> Worker::LoadModel(const v1::ModelSpec& proto, const Drain& drain) {
@@ -205,11 +204,14 @@ absl::StatusOr<v1::ModelChange> Worker::LoadModel(const v1::ModelSpec& proto, co
   ASSIGN_OR_RETURN(auto models, loader_->Load({spec}, pool));
   v1::ModelChange change;
   change.set_digest(std::string(models[0]->digest.AsBytes()));
+  const std::string& base = options_.catalog.base;
+  const std::string& text = models[0]->text_folder.empty() ? base : models[0]->text_folder;
+  ASSIGN_OR_RETURN(const Digest texts, TextDigest(base, text));
   {
     std::lock_guard lock(mutex_);
     const auto served = served_.find(spec.name);
-    if (served != served_.end() && served->second.digest() == change.digest() &&
-        served->second.mode() == NameOf(models[0]->mode)) {
+    if (served != served_.end() && served->second.digest == models[0]->digest &&
+        served->second.mode == NameOf(models[0]->mode) && served->second.text_digest == texts) {
       return change;
     }
   }
@@ -263,24 +265,24 @@ int Worker::EndRetired(const std::string& name, const Drain& drain) {
   }
 }
 
-std::vector<v1::ServedModel> Worker::ServedModels() const {
-  std::vector<v1::ServedModel> served;
+std::vector<ServedModelInfo> Worker::ServedModels() const {
+  std::vector<ServedModelInfo> served;
   if (!ready_) return served;
   std::lock_guard lock(mutex_);
   for (const auto& [name, model] : served_) served.push_back(model);
   return served;
 }
 
-void Worker::Describe(v1::WorkerReport& report) const {
-  report.set_ready(ready_);
-  report.set_load_progress(load_progress_);
+void Worker::Describe(WorkerInfo& report) const {
+  report.ready = ready_;
+  report.load_progress = load_progress_;
   if (!ready_) return;
-  for (v1::ServedModel& model : ServedModels()) *report.add_models() = std::move(model);
+  report.models = ServedModels();
   const EngineStats stats = host_->stats();
-  report.set_requests_running(stats.prefilling + stats.decoding + stats.awaiting_blocks);
-  report.set_requests_waiting(stats.waiting);
-  report.set_blocks_total(stats.blocks_total);
-  report.set_blocks_free(stats.blocks_total - stats.blocks_held);
+  report.requests_running = stats.prefilling + stats.decoding + stats.awaiting_blocks;
+  report.requests_waiting = stats.waiting;
+  report.blocks_total = stats.blocks_total;
+  report.blocks_free = stats.blocks_total - stats.blocks_held;
 }
 
 void Worker::Describe(v1::WorkerStatusResponse& response) const {

@@ -15,9 +15,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "chorale/v1/control.pb.h"
 #include "chorale/v1/worker.pb.h"
 #include "model/model_loader.h"
+#include "orchestrator/membership.h"
 #include "rpc/shared_region.h"
 #include "services/worker/engine_host.h"
 
@@ -73,9 +73,9 @@ class Worker {
   // The name of the shared memory that the blocks lie in; empty: others cannot map it.
   const std::string& region() const { return region_name_; }
 
-  std::vector<v1::ServedModel> ServedModels() const;
+  std::vector<ServedModelInfo> ServedModels() const;
   // Fills in load, blocks and progress.
-  void Describe(v1::WorkerReport& report) const;
+  void Describe(WorkerInfo& report) const;
   // The engine's counters and gauges by name, and those of each model.
   void Describe(v1::WorkerStatusResponse& response) const;
 
@@ -83,8 +83,8 @@ class Worker {
   absl::Status LoadTokenizer();
   absl::Status MakeRegion();
   absl::Status Serve(std::shared_ptr<const Model> model);
-  void SetContext(v1::ServedModel& served) const;
-  void SetGeneration(const Model& model, v1::ServedModel& served) const;
+  void SetContext(ServedModelInfo& served) const;
+  absl::Status SetTexts(const Model& model, ServedModelInfo& served) const;
   int EndRetired(const std::string& name, const Drain& drain);
 
   WorkerOptions options_;
@@ -100,7 +100,7 @@ class Worker {
   std::atomic<double> load_progress_ = 0;
   std::mutex changing_;  // held by the change under way
   mutable std::mutex mutex_;
-  std::map<std::string, v1::ServedModel> served_;  // under mutex_
+  std::map<std::string, ServedModelInfo> served_;  // under mutex_
 };
 
 }  // namespace chorale

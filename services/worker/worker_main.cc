@@ -148,12 +148,12 @@ int RunWorkerProcess(const WorkerProcessOptions& options, v1::Role role, Worker&
 
   if (!options.orchestrator.empty()) {
     reporter.emplace(options.orchestrator, [&] {
-      v1::WorkerReport report;
-      report.set_worker_id(id);
-      report.set_address(address);
-      report.set_role(role);
-      report.set_pid(getpid());
-      report.set_draining(draining);
+      WorkerInfo report = {
+          .id = id,
+          .address = address,
+          .role = role == v1::ROLE_PREFILL ? WorkerRole::kPrefill : WorkerRole::kDecode,
+          .draining = draining,
+          .pid = getpid()};
       worker.Describe(report);
       return report;
     });

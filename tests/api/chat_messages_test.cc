@@ -107,10 +107,9 @@ TEST(ChatMessagesTest, TemplatesOfPublishedModelsGiveTheirGoldenTextsFromTheWire
       // Through what reads HTTP bodies, and what reads the chats of every protocol.
       OrderedJson body = {{"messages", WireForm(test["messages"], absent)}};
       if (!test["tools"].is_null()) body["tools"] = test["tools"];
-      v1::GenerateRequest request;
-      const absl::Status read = ReadChat(body.dump(), request);
-      ASSERT_TRUE(read.ok()) << read;
-      OrderedJson messages = OrderedJson::parse(request.chat().messages_json());
+      const absl::StatusOr<Chat> chat = ReadChat(body);
+      ASSERT_TRUE(chat.ok()) << chat.status();
+      OrderedJson messages = chat->messages;
       ASSERT_TRUE(ToTemplateForm(messages).ok());
       const auto text = templates[name]->Render(
           {{"messages", messages},

@@ -1,6 +1,8 @@
 #include "api/http_routes.h"
 
+#include <memory>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -10,11 +12,9 @@ namespace chorale {
 namespace {
 
 RouteView View(int decode_workers = 1) {
-  RouteView view = {.started_seconds = 7};
-  auto* model = view.models.add_models();
-  model->set_name("a/b");
-  model->set_decode_workers(decode_workers);
-  return view;
+  const ModelEntry model = {.served = {.name = "a/b"}, .decode_workers = decode_workers};
+  return {.models = std::make_shared<ModelTable>(std::vector<ModelEntry>{model}),
+          .started_seconds = 7};
 }
 
 HttpAnswer AnswerOf(std::string_view method, std::string_view target, const RouteView& view) {

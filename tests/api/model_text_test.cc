@@ -18,6 +18,7 @@ using testing::HasSubstr;
 using testing::StartsWith;
 
 constexpr int64_t kTokensMax = 1000;
+constexpr absl::Time kNow = absl::FromUnixSeconds(1767323045);
 constexpr char kMarked[] =
     "{% if tools %}{{ tools | tojson }}{% endif %}{{ greeting }}"
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
@@ -37,15 +38,12 @@ class PublicTokens : public testing::Test {
     text_ = *text;
   }
 
-  static v1::GenerateRequest Chat(const std::string& messages, int public_messages) {
-    v1::GenerateRequest request;
-    request.mutable_chat()->set_messages_json(messages);
-    request.set_public_messages(public_messages);
-    return request;
+  static Chat ChatOf(const std::string& messages, int public_messages) {
+    return {.messages = OrderedJson::parse(messages), .public_messages = public_messages};
   }
 
-  Prompt PromptOf(const v1::GenerateRequest& request) {
-    auto prompt = text_->PromptOf(request, kTokensMax);
+  Prompt PromptOf(const PromptRequest& request) {
+    auto prompt = text_->PromptOf(request, kTokensMax, kNow);
     EXPECT_TRUE(prompt.ok()) << prompt.status();
     return prompt.ok() ? *std::move(prompt) : Prompt();
   }
@@ -56,8 +54,8 @@ class PublicTokens : public testing::Test {
     return static_cast<int>(tokens->size());
   }
 
-  void ExpectRefused(const v1::GenerateRequest& request, const std::string& begins) {
-    const auto prompt = text_->PromptOf(request, kTokensMax);
+  void ExpectRefused(const PromptRequest& request, const std::string& begins) {
+    const auto prompt = text_->PromptOf(request, kTokensMax, kNow);
     EXPECT_EQ(prompt.status().code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(std::string(prompt.status().message()), StartsWith(begins));
   }
@@ -68,11 +66,11 @@ class PublicTokens : public testing::Test {
 
 TEST_F(PublicTokens, AreThoseOfTheLeadingMessages) {
   Open(kMarked);
-  EXPECT_EQ(PromptOf(Chat(kConversation, 0)).public_tokens, 0);
-  EXPECT_EQ(PromptOf(Chat(kConversation, 1)).public_tokens, TokensOf("<system>Be brief.</>"));
-  const Prompt all = PromptOf(Chat(kConversation, 2));
+  EXPECT_EQ(PromptOf(ChatOf(kConversation, 0)).public_tokens, 0);
+  EXPECT_EQ(PromptOf(ChatOf(kConversation, 1)).public_tokens, TokensOf("<system>Be brief.</>"));
+  const Prompt all = PromptOf(ChatOf(kConversation, 2));
   EXPECT_EQ(all.public_tokens, TokensOf("<system>Be brief.</><user>Hello</>"));
-  EXPECT_EQ(all.tokens, PromptOf(Chat(kConversation, 0)).tokens);
+  EXPECT_EQ(all.tokens, PromptOf(ChatOf(kConversation, 0)).tokens);
   EXPECT_GT(static_cast<int>(all.tokens.size()), all.public_tokens);
 }
 
@@ -81,16 +79,16 @@ TEST_F(PublicTokens, EndBeforeATokenThatReachesIntoTheNextMessage) {
   const std::string messages =
       R"([{"role": "system", "content": "Sort"}, {"role": "user", "content": "he"}])";
   // "Sort" + "he" has the token "the".
-  EXPECT_EQ(PromptOf(Chat(messages, 1)).public_tokens, TokensOf("Sor"));
+  EXPECT_EQ(PromptOf(ChatOf(messages, 1)).public_tokens, TokensOf("Sor"));
 }
 
 TEST_F(PublicTokens, AreNotThoseOfToolsAndVariables) {
   Open(kMarked);
-  v1::GenerateRequest tools = Chat(kConversation, 1);
-  tools.mutable_chat()->set_tools_json(R"([{"type": "function"}])");
+  Chat tools = ChatOf(kConversation, 1);
+  tools.tools = OrderedJson::parse(R"([{"type": "function"}])");
   EXPECT_EQ(PromptOf(tools).public_tokens, 0);
-  v1::GenerateRequest variables = Chat(kConversation, 1);
-  variables.mutable_chat()->set_template_json(R"({"greeting": "To Ann: "})");
+  Chat variables = ChatOf(kConversation, 1);
+  variables.variables = {{"greeting", "To Ann: "}};
   EXPECT_EQ(PromptOf(variables).public_tokens, 0);
   EXPECT_EQ(static_cast<int>(PromptOf(variables).tokens.size()),
             TokensOf("To Ann: <system>Be brief.</><user>Hello</><assistant>"));
@@ -100,40 +98,30 @@ TEST_F(PublicTokens, AreNoneWhenTheTemplateRefusesTheMessagesAlone) {
   Open(
       "{% if messages | length < 2 %}{{ raise_exception('where is the\nuser?') }}{% endif %}"
       "{% for m in messages %}{{ m.content }}{% endfor %}");
-  testing::internal::CaptureStderr();
-  EXPECT_EQ(PromptOf(Chat(kConversation, 1)).public_tokens, 0);
-  EXPECT_EQ(PromptOf(Chat(kConversation, 1)).public_tokens, 0);
-  const std::string log = testing::internal::GetCapturedStderr();
-  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 1) << log;  // said once, on one line
-  EXPECT_THAT(log, HasSubstr("where is the\\nuser?"));
-  EXPECT_EQ(PromptOf(Chat(kConversation, 2)).public_tokens, TokensOf("Be brief.Hello"));
+  const Prompt refused = PromptOf(ChatOf(kConversation, 1));
+  EXPECT_EQ(refused.public_tokens, 0);
+  EXPECT_THAT(refused.public_refusal, HasSubstr("where is the\\nuser?"));  // on one line
+  EXPECT_EQ(PromptOf(ChatOf(kConversation, 2)).public_refusal, "");
+  EXPECT_EQ(PromptOf(ChatOf(kConversation, 2)).public_tokens, TokensOf("Be brief.Hello"));
 }
 
 TEST_F(PublicTokens, OfTokenIdsAreAsManyAsTheRequestSays) {
   Open(kMarked);
-  v1::GenerateRequest request;
-  for (int id = 0; id < 5; ++id) request.mutable_token_ids()->add_ids(id);
+  TokenPrompt prompt = {.ids = {0, 1, 2, 3, 4}};
   for (int tokens = 0; tokens <= 5; ++tokens) {
-    request.set_public_tokens(tokens);
-    EXPECT_EQ(PromptOf(request).public_tokens, tokens);
+    prompt.public_tokens = tokens;
+    EXPECT_EQ(PromptOf(prompt).public_tokens, tokens);
   }
   for (int tokens : {-1, 6, 1 << 30}) {
-    request.set_public_tokens(tokens);
-    ExpectRefused(request, "field 'public_tokens': " + std::to_string(tokens));
+    prompt.public_tokens = tokens;
+    ExpectRefused(prompt, "field 'public_tokens': " + std::to_string(tokens));
   }
 }
 
 TEST_F(PublicTokens, AreRefusedWhereTheyDoNotBelong) {
   Open(kMarked);
-  ExpectRefused(Chat(kConversation, 3), "field 'public_messages': 3, expected 0 to the 2");
-  ExpectRefused(Chat(kConversation, -1), "field 'public_messages': -1, expected 0 to the 2");
-  v1::GenerateRequest chat = Chat(kConversation, 0);
-  chat.set_public_tokens(1);
-  ExpectRefused(chat, "field 'public_tokens': 1 without token_ids");
-  v1::GenerateRequest text;
-  text.set_text("a");
-  text.set_public_messages(1);
-  ExpectRefused(text, "field 'public_messages': 1 without a chat");
+  ExpectRefused(ChatOf(kConversation, 3), "field 'public_messages': 3, expected 0 to the 2");
+  ExpectRefused(ChatOf(kConversation, -1), "field 'public_messages': -1, expected 0 to the 2");
 }
 
 // What the files say beside the tokenizer: templates and special tokens.
@@ -148,14 +136,12 @@ class TextOfAModel : public testing::Test {
     EXPECT_TRUE(text.ok()) << text.status();
     return *text;
   }
-  static v1::GenerateRequest Chat(const std::string& messages) {
-    v1::GenerateRequest request;
-    request.mutable_chat()->set_messages_json(messages);
-    return request;
+  static Chat ChatOf(const std::string& messages) {
+    return {.messages = OrderedJson::parse(messages)};
   }
   // The text of a chat's prompt.
-  std::string Shown(const v1::GenerateRequest& request) {
-    const auto prompt = Load()->PromptOf(request, kTokensMax);
+  std::string Shown(const PromptRequest& request) {
+    const auto prompt = Load()->PromptOf(request, kTokensMax, kNow);
     EXPECT_TRUE(prompt.ok()) << prompt.status();
     return (*Tokenizer::Parse(ByteTokenizerJson()))->Decode(prompt->tokens, false);
   }
@@ -168,7 +154,7 @@ TEST_F(TextOfAModel, ATemplateThatIsNotUnderstoodCostsTheChatAlone) {
   const auto text = Load();
   EXPECT_TRUE(text->Tokenize("the", kTokensMax).ok());
   const absl::Status status =
-      text->PromptOf(Chat(R"([{"role": "user", "content": "x"}])"), kTokensMax).status();
+      text->PromptOf(ChatOf(R"([{"role": "user", "content": "x"}])"), kTokensMax, kNow).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("line 2: the statement 'include'"));
 }
@@ -177,7 +163,7 @@ TEST_F(TextOfAModel, ATemplatesFaultIsTheRequests) {
   for (const char* source : {"{{ messages|frobnicate }}", "{{ 1 / 0 }}", "{{ 'a'.encode() }}"}) {
     Write("chat_template.jinja", source);
     const absl::Status status =
-        Load()->PromptOf(Chat(R"([{"role": "user", "content": "x"}])"), kTokensMax).status();
+        Load()->PromptOf(ChatOf(R"([{"role": "user", "content": "x"}])"), kTokensMax, kNow).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
   }
 }
@@ -186,14 +172,27 @@ TEST_F(TextOfAModel, TakesTheTemplateForToolsWhenThereAreTools) {
   Write("tokenizer_config.json",
         R"({"chat_template": [{"name": "default", "template": "D{{ tools is none }}"},
                               {"name": "tool_use", "template": "T{{ tools|length }}"}]})");
-  v1::GenerateRequest request = Chat(R"([{"role": "user", "content": "x"}])");
+  Chat request = ChatOf(R"([{"role": "user", "content": "x"}])");
   EXPECT_EQ(Shown(request), "DTrue");
-  request.mutable_chat()->set_tools_json("[{}]");
+  request.tools = OrderedJson::parse("[{}]");
   EXPECT_EQ(Shown(request), "T1");
   Write("tokenizer_config.json",
         R"({"chat_template": [{"name": "rag", "template": "R"}]})");
-  EXPECT_THAT(std::string(Load()->PromptOf(request, kTokensMax).status().message()),
+  EXPECT_THAT(std::string(Load()->PromptOf(request, kTokensMax, kNow).status().message()),
               HasSubstr("there is: rag"));
+}
+
+TEST_F(TextOfAModel, RefusesWhatItsTemplateWouldPassOver) {
+  Write("chat_template.jinja", "{{ messages[0].content }}");
+  Chat request = ChatOf(R"([{"role": "user", "content": "x"}])");
+  request.tools = OrderedJson::parse("[{}]");
+  const auto refusal = [&] {
+    return std::string(Load()->PromptOf(request, kTokensMax, kNow).status().message());
+  };
+  EXPECT_THAT(refusal(), StartsWith("field 'tools': this model's chat template does not read it"));
+  request.tools = nullptr;
+  request.variables = {{"documents", OrderedJson::array()}};
+  EXPECT_THAT(refusal(), StartsWith("field 'documents': "));
 }
 
 TEST_F(TextOfAModel, HandsSpecialTokensToTheTemplate) {
@@ -201,11 +200,11 @@ TEST_F(TextOfAModel, HandsSpecialTokensToTheTemplate) {
         "{{ bos_token }}|{{ pad_token }}|{{ eos_token is defined }}|{{ documents is none }}");
   Write("tokenizer_config.json", R"({"bos_token": "<b>", "eos_token": null})");
   Write("special_tokens_map.json", R"({"pad_token": {"content": "<p>"}})");
-  EXPECT_EQ(Shown(Chat(R"([{"role": "user", "content": "x"}])")), "<b>|<p>|False|True");
+  EXPECT_EQ(Shown(ChatOf(R"([{"role": "user", "content": "x"}])")), "<b>|<p>|False|True");
 }
 
 TEST_F(TextOfAModel, ADeveloperIsTheSystemWhereTheTemplateDoesNotKnowIt) {
-  const v1::GenerateRequest request = Chat(R"([{"role": "developer", "content": "x"}])");
+  const Chat request = ChatOf(R"([{"role": "developer", "content": "x"}])");
   Write("chat_template.jinja", "{{ messages[0].role }}");
   EXPECT_EQ(Shown(request), "system");
   Write("chat_template.jinja", "{{ messages[0].role == 'developer' }}");
@@ -216,7 +215,7 @@ TEST_F(TextOfAModel, TakesCallsInOpenAisForm) {
   Write("chat_template.jinja",
         "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}"
         "{{ c.function.arguments.a }}{% endfor %}{% endfor %}");
-  EXPECT_EQ(Shown(Chat(R"([{"role": "assistant", "content": null, "tool_calls":
+  EXPECT_EQ(Shown(ChatOf(R"([{"role": "assistant", "content": null, "tool_calls":
                            [{"function": {"name": "f", "arguments": "{\"a\": 5}"}}]}])")),
             "5");
 }
@@ -231,7 +230,7 @@ TEST_F(TextOfAModel, AddsTheTokensThatTheConfigAsksFor) {
                                          *tokenizer->IdOf("in")}));
   // The template writes its own.
   Write("chat_template.jinja", "{{ bos_token }}x");
-  EXPECT_EQ(Load()->PromptOf(Chat(R"([{"role": "user", "content": "x"}])"), kTokensMax)
+  EXPECT_EQ(Load()->PromptOf(ChatOf(R"([{"role": "user", "content": "x"}])"), kTokensMax, kNow)
                 ->tokens.size(),
             2u);
 }

@@ -1,11 +1,15 @@
 #include "api/openai_request.h"
 
+#include <optional>
 #include <string>
+#include <variant>
 
 #include <gmock/gmock.h>
 #include <google/protobuf/text_format.h>
-#include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "rpc/convert.h"
 
 namespace chorale {
 namespace {
@@ -24,22 +28,32 @@ struct Accepted {
 
 class AcceptedRequest : public testing::TestWithParam<Accepted> {};
 
-TEST_P(AcceptedRequest, BecomesTheProto) {
-  const auto request = ParseOpenAiRequest(GetParam().endpoint, GetParam().json);
+TEST_P(AcceptedRequest, SaysWhatTheProtoSays) {
+  auto request = ParseOpenAiRequest(GetParam().endpoint, GetParam().json);
   ASSERT_TRUE(request.ok()) << request.status();
-  v1::GenerateRequest want;
-  ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(GetParam().proto, &want));
-  std::string difference;
-  google::protobuf::util::MessageDifferencer differencer;
-  differencer.ReportDifferencesToString(&difference);
-  EXPECT_TRUE(differencer.Compare(want, request->generate)) << difference;
+  v1::GenerateRequest proto;
+  ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(GetParam().proto, &proto));
+  auto want = FromProto(proto);
+  ASSERT_TRUE(want.ok()) << want.status();
+  CompletionRequest& got = request->completion;
+  // What only this API has.
+  const bool plain = GetParam().endpoint == kCompletions;
+  EXPECT_EQ(got.sampling.max_tokens_otherwise, plain ? std::optional(16) : std::nullopt);
+  got.sampling.max_tokens_otherwise.reset();
+  want->sampling.max_tokens_field = got.sampling.max_tokens_field;
+  if (auto* chat = std::get_if<Chat>(&want->prompt)) {
+    ASSERT_TRUE(std::holds_alternative<Chat>(got.prompt));
+    EXPECT_EQ(std::get<Chat>(got.prompt).messages.dump(), chat->messages.dump());  // and their order
+    chat->bytes = std::get<Chat>(got.prompt).bytes;
+  }
+  EXPECT_EQ(got, *want);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Table, AcceptedRequest,
     testing::Values(
         Accepted{kCompletions, R"({"model": "m", "prompt": "Hi"})",
-                 R"(model: "m" text: "Hi" n: 1 sampling { max_tokens: 16 })"},
+                 R"(model: "m" text: "Hi" n: 1 sampling {})"},
         Accepted{kCompletions, R"({"prompt": ["Hi"], "max_tokens": 3})",
                  R"(text: "Hi" n: 1 sampling { max_tokens: 3 })"},
         Accepted{kCompletions, R"({"prompt": [1, 2, 3], "max_tokens": 3})",
@@ -47,7 +61,7 @@ INSTANTIATE_TEST_SUITE_P(
         Accepted{kCompletions, R"({"prompt": [[4, 5]], "max_tokens": 3})",
                  R"(token_ids { ids: [4, 5] } n: 1 sampling { max_tokens: 3 })"},
         Accepted{kCompletions, R"({"prompt": "", "max_tokens": null, "user": "u", "metadata": {}})",
-                 R"(text: "" n: 1 sampling { max_tokens: 16 })"},
+                 R"(text: "" n: 1 sampling {})"},
         Accepted{kCompletions,
                  R"({"prompt": "a", "max_tokens": 5, "temperature": 0, "top_p": 0.5, "top_k": 7,
                      "min_p": 0.25, "presence_penalty": -1, "frequency_penalty": 1.5,
@@ -170,7 +184,11 @@ INSTANTIATE_TEST_SUITE_P(
         RefusedCase{kCompletions, R"({"prompt": [1], "public_tokens": true})",
                     "field 'public_tokens'", "an integer"},
         RefusedCase{kCompletions, R"({"prompt": "a", "stream_options": {"include_usage": true}})",
-                    "field 'stream_options': ", "set stream to true"}));
+                    "field 'stream_options': ", "set stream to true"},
+        RefusedCase{kCompletions, R"({"prompt": "a", "add_special_tokens": false})",
+                    "field 'add_special_tokens': false", "token ids"},
+        RefusedCase{kCompletions, R"({"prompt": "a", "seed": 123456789012345678901})",
+                    "request body: the integer 123456789012345678901", "as a string"}));
 
 INSTANTIATE_TEST_SUITE_P(
     Chat, RefusedRequest,
@@ -215,7 +233,23 @@ INSTANTIATE_TEST_SUITE_P(
                     "field 'top_logprobs': 3", "logprobs to true"},
         RefusedCase{kChat,
                     R"({"messages": [{"role": "u", "content": "a"}], "chat_template_kwargs": 3})",
-                    "field 'chat_template_kwargs': ", "found 3"}));
+                    "field 'chat_template_kwargs': ", "found 3"},
+        RefusedCase{kChat,
+                    R"({"messages": [{"role": "u", "content": "a"}],
+                        "chat_template_kwargs": {"messages": []}})",
+                    "field 'chat_template_kwargs.messages': ", "leave it out"},
+        RefusedCase{kChat,
+                    R"({"messages": [{"role": "u", "content": "a"}], "chat_template": "{{ 1 }}"})",
+                    "field 'chat_template': ", "the model's own"},
+        RefusedCase{kChat, R"({"messages": [{"role": "u", "content": "a"}], "documents": "d"})",
+                    "field 'documents': ", "a list of objects"},
+        RefusedCase{kChat,
+                    R"({"messages": [{"role": "u", "content": "a"}], "add_special_tokens": true})",
+                    "field 'add_special_tokens': true", "template"},
+        RefusedCase{kChat,
+                    R"({"messages": [{"role": "u", "content": "a",
+                                      "x": -123456789012345678901234567890}]})",
+                    "request body: the integer -12345678901234567890", "as a string"}));
 
 TEST(ParseOpenAiRequest, ReadsTheStreamOptions) {
   const auto plain = ParseOpenAiRequest(kCompletions, R"({"prompt": "a", "stream": true})");
@@ -233,6 +267,26 @@ TEST(ParseOpenAiRequest, RefusesNestingThatIsTooDeep) {
   const std::string deep = std::string(100'000, '[') + std::string(100'000, ']');
   const auto request = ParseOpenAiRequest(kChat, R"({"messages": )" + deep + "}");
   EXPECT_THAT(std::string(request.status().message()), HasSubstr("nested deeper"));
+}
+
+// A body is looked through once; what its objects cost to order is bounded.
+TEST(ParseOpenAiRequest, BoundsTheKeysOfObjects) {
+  const auto object = [](int keys) {
+    std::string text = "{";
+    for (int i = 0; i < keys; ++i) text += absl::StrCat(i == 0 ? "" : ",", "\"", i, "\":1");
+    return text + "}";
+  };
+  const auto status = [&](const std::string& junk) {
+    return ParseOpenAiRequest(kCompletions, R"({"prompt": "a", "x": )" + junk + "}").status();
+  };
+  EXPECT_TRUE(status(object(1025)).ok()) << "what logit_bias may have is for its own check";
+  EXPECT_THAT(std::string(status(object(5000)).message()), HasSubstr("more than 2048 keys"));
+  std::string many = "[" + object(2000);
+  for (int i = 0; i < 40; ++i) many += "," + object(2000);
+  EXPECT_THAT(std::string(status(many + "]").message()), HasSubstr("too many objects"));
+  std::string empty = "[{}";
+  for (int i = 0; i < 300'000; ++i) empty += ",{}";
+  EXPECT_TRUE(status(empty + "]").ok());
 }
 
 }  // namespace

@@ -8,16 +8,18 @@
 #include <google/protobuf/text_format.h>
 #include <gtest/gtest.h>
 
+#include "rpc/convert.h"
+
 namespace chorale {
 namespace {
 
 constexpr auto kCompletions = OpenAiEndpoint::kCompletions;
 constexpr auto kChat = OpenAiEndpoint::kChatCompletions;
 
-v1::GenerateChunk Chunk(const std::string& text) {
+CompletionChunk Chunk(const std::string& text) {
   v1::GenerateChunk chunk;
   EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(text, &chunk)) << text;
-  return chunk;
+  return FromProto(std::move(chunk));
 }
 
 ReplyHead Head(OpenAiEndpoint endpoint, bool logprobs = false) {
@@ -205,15 +207,13 @@ TEST(Errors, HaveTheHttpStatusThatFits) {
 }
 
 TEST(Models, ListsNamesAndContext) {
-  v1::ListModelsResponse models;
-  ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(
-      "models { name: 'm' mode: 'standard' context_tokens: 9 }"
-      "models { name: 'a' mode: 'icarus' context_tokens: 9 }",
-      &models));
+  const ModelTable models(
+      {{.served = {.name = "m", .mode = "standard", .context_tokens = 9}},
+       {.served = {.name = "a", .mode = "icarus", .context_tokens = 9}}});
   EXPECT_EQ(Json::parse(ModelsBody(models, 7)), Json::parse(R"({"object": "list", "data": [
-      {"id": "m", "object": "model", "created": 7, "owned_by": "chorale", "mode": "standard",
-       "max_model_len": 9},
       {"id": "a", "object": "model", "created": 7, "owned_by": "chorale", "mode": "icarus",
+       "max_model_len": 9},
+      {"id": "m", "object": "model", "created": 7, "owned_by": "chorale", "mode": "standard",
        "max_model_len": 9}]})"));
 }
 

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <variant>
 
 #include "api/chat_messages.h"
 #include "api/openai_request.h"
@@ -11,10 +12,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const auto endpoint =
       data[0] % 2 == 0 ? OpenAiEndpoint::kChatCompletions : OpenAiEndpoint::kCompletions;
-  const auto request = ParseOpenAiRequest(
+  auto request = ParseOpenAiRequest(
       endpoint, std::string_view(reinterpret_cast<const char*>(data) + 1, size - 1));
-  if (!request.ok() || !request->generate.has_chat()) return 0;
-  auto messages = ParseOrderedJson(request->generate.chat().messages_json(), "messages");
-  if (messages.ok()) (void)ToTemplateForm(*messages);
+  if (!request.ok()) return 0;
+  auto* chat = std::get_if<Chat>(&request->completion.prompt);
+  if (chat != nullptr) (void)ToTemplateForm(chat->messages);
   return 0;
 }

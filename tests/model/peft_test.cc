@@ -328,7 +328,7 @@ TEST_F(PeftTest, BoundsItsConfig) {
                 "'rank_pattern': 4097 patterns, more than 4096");
   for (int i = 0; i <= 8192; ++i) patterns["q" + std::to_string(i)] = 4;
   ChangeConfig("rank_pattern", patterns);
-  ExpectRefused(absl::StatusCode::kInvalidArgument, "an object has 8193 keys, more than 8192");
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "an object has more than 8192 keys");
   ChangeConfig("rank_pattern", std::string(1 << 20, 'a'));
   ExpectRefused(absl::StatusCode::kInvalidArgument, "more than the limit of 1048576");
 }

@@ -19,15 +19,15 @@ THINKING = {
     'cache': ['base', 'kernels'],
     'engine': ['base', 'kernels', 'cache', 'model', 'model/text'],
     'orchestrator': ['base'],
+    'api': ['base', 'cache', 'engine', 'model', 'model/text', 'orchestrator'],
 }
 SERVING = {
     'process': ['base'],
     'rpc': [*THINKING],
     'net': ['base', 'process'],
-    'api': [*THINKING, 'process'],
-    'services': [*THINKING, 'process', 'rpc', 'net', 'api'],
+    'services': [*THINKING, 'process', 'rpc', 'net'],
     'bench': [*THINKING, 'process', 'rpc', 'net', 'services'],
-    'cli': [*THINKING, 'process', 'rpc', 'api', 'services', 'bench'],
+    'cli': [*THINKING, 'process', 'rpc', 'services', 'bench'],
 }
 LAYERS = {**THINKING, **SERVING}
 

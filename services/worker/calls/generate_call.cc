@@ -1,39 +1,49 @@
 #include "services/worker/calls/generate_call.h"
 
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 #include <variant>
 
 #include "absl/time/clock.h"
-#include "rpc/convert.h"
 
 namespace chorale {
 namespace {
+
+// `end` is when the request ended.
+CallTimes TimesOf(const Timing& timing, absl::Time end) {
+  if (!timing.first_step) return {};
+  const auto since = [](std::optional<absl::Time> begin, std::optional<absl::Time> end) {
+    return begin && end ? *end - *begin : absl::ZeroDuration();
+  };
+  return {.queue = since(timing.first_step, timing.admitted),
+          .prefill = since(timing.admitted, timing.prompt_ready),
+          .first_token = since(timing.first_step, timing.first_token),
+          .total = end - *timing.first_step};
+}
 
 // Lives as long as the engine's handler and the canceller hold it. Its state belongs to the
 // engine's thread.
 class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
  public:
-  GenerateCall(Worker& worker, BlockFetcher* fetcher, v1::DecodeRequest request,
-               absl::Time deadline, ChunkFn on_chunk, DoneFn on_done)
+  GenerateCall(Worker& worker, BlockFetcher* fetcher, FetchSources sources, ChunkFn on_chunk,
+               DoneFn on_done)
       : worker_(worker),
         fetcher_(fetcher),
-        request_(std::move(request)),
-        deadline_(deadline),
+        sources_(std::move(sources)),
         on_chunk_(std::move(on_chunk)),
         on_done_(std::move(on_done)) {}
 
-  std::function<void()> Start() {
-    GenerateRequest request;
-    request.model = request_.model();
-    request.prompt.assign(request_.prompt().begin(), request_.prompt().end());
-    request.sampling = FromProto(request_.sampling(), worker_.base().config().positions_max);
-    request.n = request_.n() == 0 ? 1 : request_.n();
-    request.scope = {request_.tenant_salt(), request_.public_tokens()};
-    request.reuse_prefix = !request_.no_prefix_reuse();
-    NameSources();
+  std::function<void()> Start(GenerateRequest request) {
+    sources_.model = request.model;
+    sources_.scope = request.scope;
+    sources_.reuse_prefix = request.reuse_prefix;
+    sources_.deadline = request.deadline;
+    if (!request.prompt.empty()) {
+      sources_.tokens.assign(request.prompt.begin(), request.prompt.end() - 1);
+    }
     request.await_blocks = fetcher_ != nullptr && fetcher_->CanFetch(sources_);
-    request.deadline = deadline_;
     std::shared_ptr<EngineHost> host = worker_.host();
     const RequestId id = host->Start(
         std::move(request), [self = shared_from_this()](Engine& engine, EngineEvent event) {
@@ -44,30 +54,28 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
 
  private:
   void On(Engine&, TokenEvent& event) {
-    v1::GenerateChunk chunk = NewChunk(event.index);
-    chunk.add_token_ids(event.token);
-    chunk.set_text(std::move(event.text));
+    CompletionChunk chunk = NewChunk(event.index);
+    chunk.tokens = {event.token};
+    chunk.text = std::move(event.text);
     if (event.logprob) {
-      v1::ChosenToken* chosen = chunk.add_logprobs();
-      FillLogprob(event.token, *event.logprob, *chosen->mutable_chosen());
-      for (const TokenLogprob& top : event.top_logprobs) {
-        FillLogprob(top.token, top.logprob, *chosen->add_top());
-      }
+      ChosenToken& token = chunk.logprobs.emplace_back();
+      token.chosen = TextOf({.token = event.token, .logprob = *event.logprob});
+      for (const TokenLogprob& top : event.top_logprobs) token.top.push_back(TextOf(top));
     }
-    on_chunk_(chunk);
+    on_chunk_(std::move(chunk));
   }
 
   void On(Engine&, FinishEvent& event) {
     if (!event.status.ok() && error_.ok()) error_ = event.status;
     if (event.status.ok()) {
-      v1::GenerateChunk chunk = NewChunk(event.index);
-      chunk.set_text(std::move(event.text));
-      chunk.set_finish_reason(ToProto(event.reason));
+      CompletionChunk chunk = NewChunk(event.index);
+      chunk.text = std::move(event.text);
+      chunk.finish = event.reason;
       if (event.request_done) {
-        *chunk.mutable_usage() = ToProto(event.usage);
-        *chunk.mutable_timing() = ToProto(event.timing, absl::Now());
+        chunk.usage = event.usage;
+        chunk.times = TimesOf(event.timing, absl::Now());
       }
-      on_chunk_(chunk);
+      on_chunk_(std::move(chunk));
     }
     if (!event.request_done) return;
     if (cancel_fetch_) cancel_fetch_();
@@ -83,41 +91,18 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
   void On(Engine&, LoanEndedEvent&) {}  // of loans only
   void On(Engine&, PrefillEvent&) {}  // of prefill requests only
 
-  void NameSources() {
-    sources_.deadline = deadline_;
-    sources_.prefill_address = request_.prefill_address();
-    v1::PrefillRequest& prefill = sources_.prefill;
-    prefill.set_model(request_.model());
-    prefill.set_tenant_salt(request_.tenant_salt());
-    prefill.set_public_tokens(request_.public_tokens());
-    prefill.set_no_prefix_reuse(request_.no_prefix_reuse());
-    if (request_.prompt_size() > 0) {
-      prefill.mutable_tokens()->Assign(request_.prompt().begin(), request_.prompt().end() - 1);
-    }
-    if (request_.no_prefix_reuse()) return;
-    *prefill.mutable_holders() = request_.holders();
-    sources_.holders = {request_.holders().begin(), request_.holders().end()};
-  }
+  CompletionChunk NewChunk(int index) { return {.number = chunks_++, .index = index}; }
 
-  v1::GenerateChunk NewChunk(int index) {
-    v1::GenerateChunk chunk;
-    chunk.set_sequence_number(chunks_++);
-    chunk.set_index(index);
-    return chunk;
-  }
-
-  void FillLogprob(TokenId token, float logprob, v1::TokenLogprob& out) const {
-    out.set_token_id(token);
-    out.set_logprob(logprob);
-    if (worker_.tokenizer() != nullptr)
-      out.set_text(std::string(worker_.tokenizer()->BytesOf(token)));
+  TokenText TextOf(const TokenLogprob& token) const {
+    TokenText text = {.token = token.token, .logprob = token.logprob};
+    const Tokenizer* tokenizer = worker_.tokenizer();
+    if (tokenizer != nullptr) text.bytes = std::string(tokenizer->BytesOf(token.token));
+    return text;
   }
 
   Worker& worker_;
   BlockFetcher* const fetcher_;
   FetchSources sources_;
-  const v1::DecodeRequest request_;
-  const absl::Time deadline_;
   const ChunkFn on_chunk_;
   const DoneFn on_done_;
   std::function<void()> cancel_fetch_;
@@ -127,16 +112,15 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
 
 }  // namespace
 
-std::function<void()> StartGenerate(Worker& worker, BlockFetcher* fetcher,
-                                    v1::DecodeRequest request, absl::Time deadline,
-                                    ChunkFn on_chunk, DoneFn on_done) {
+std::function<void()> StartGenerate(Worker& worker, BlockFetcher* fetcher, GenerateRequest request,
+                                    FetchSources sources, ChunkFn on_chunk, DoneFn on_done) {
   if (absl::Status ready = worker.CheckReady(); !ready.ok()) {
     on_done(ready);
     return [] {};
   }
-  auto call = std::make_shared<GenerateCall>(worker, fetcher, std::move(request), deadline,
+  auto call = std::make_shared<GenerateCall>(worker, fetcher, std::move(sources),
                                              std::move(on_chunk), std::move(on_done));
-  return call->Start();
+  return call->Start(std::move(request));
 }
 
 }  // namespace chorale

@@ -1,4 +1,4 @@
-// One generation on one worker: from the wire's DecodeRequest to engine events and back to chunks.
+// One generation on one worker: from a request to engine events and back to chunks.
 // chorale-decode and the single process run the same code.
 #pragma once
 
@@ -6,8 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "absl/time/time.h"
-#include "services/common/call.h"
+#include "api/completion.h"
 #include "services/worker/block_fetch.h"
 #include "services/worker/worker.h"
 
@@ -15,9 +14,9 @@ namespace chorale {
 
 // Starts a generation and returns a function that cancels it, safe from any thread at any time.
 // Chunks come in order on the engine's thread, then `on_done` exactly once. `worker` must outlive
-// the call, and so must `fetcher`, which may be null: then every prompt is computed here.
-std::function<void()> StartGenerate(Worker& worker, BlockFetcher* fetcher,
-                                    v1::DecodeRequest request, absl::Time deadline,
-                                    ChunkFn on_chunk, DoneFn on_done);
+// the call, and so must `fetcher`, which may be null: then every prompt is computed here. `sources`
+// may have the prompt's K/V.
+std::function<void()> StartGenerate(Worker& worker, BlockFetcher* fetcher, GenerateRequest request,
+                                    FetchSources sources, ChunkFn on_chunk, DoneFn on_done);
 
 }  // namespace chorale

@@ -32,7 +32,7 @@ class PrefillCall : public std::enable_shared_from_this<PrefillCall> {
                                             [weak = weak_from_this()](Engine& engine) {
                                               if (auto self = weak.lock()) self->Pump(engine);
                                             });
-    sources_.holders = {wanted.holders().begin(), wanted.holders().end()};
+    sources_.holders = HoldersFromProto(wanted.holders());
     sources_.deadline = deadline;
     request.await_blocks = request.reuse_prefix && fetcher_.CanFetch(sources_);
     // Before anything is sent: a write that nobody hears of would leave the rest unsent.

@@ -53,16 +53,16 @@ class InferenceServiceTest : public testing::Test {
 };
 
 TEST_F(InferenceServiceTest, TellsTheBackendWhoseARequestIsByItsMetadata) {
-  const std::string salt = Reach({"Bearer one"})->request().tenant_salt();
+  const std::string salt = Reach({"Bearer one"})->request().scope.tenant_salt;
   EXPECT_EQ(salt.size(), 32u);
-  EXPECT_EQ(Reach({"Bearer one"})->request().tenant_salt(), salt);
-  EXPECT_NE(Reach({"Bearer two"})->request().tenant_salt(), salt);
-  EXPECT_EQ(Reach({})->request().tenant_salt(), "");
+  EXPECT_EQ(Reach({"Bearer one"})->request().scope.tenant_salt, salt);
+  EXPECT_NE(Reach({"Bearer two"})->request().scope.tenant_salt, salt);
+  EXPECT_EQ(Reach({})->request().scope.tenant_salt, "");
 }
 
 TEST_F(InferenceServiceTest, TellsTheBackendWhatIsPublic) {
-  EXPECT_EQ(Reach({"Bearer one"}, 3)->request().public_tokens(), 3);
-  EXPECT_EQ(Reach({}, 0)->request().public_tokens(), 0);
+  EXPECT_EQ(Reach({"Bearer one"}, 3)->request().scope.public_tokens, 3);
+  EXPECT_EQ(Reach({}, 0)->request().scope.public_tokens, 0);
 }
 
 TEST_F(InferenceServiceTest, RefusesMetadataThatNamesNoTenant) {

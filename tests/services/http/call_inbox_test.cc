@@ -7,11 +7,7 @@
 namespace chorale {
 namespace {
 
-v1::GenerateChunk Chunk(const std::string& text) {
-  v1::GenerateChunk chunk;
-  chunk.set_text(text);
-  return chunk;
-}
+CompletionChunk Chunk(const std::string& text) { return {.text = text}; }
 
 TEST(CallInbox, WakesTheReaderOnceForWhatWaitsTogether) {
   CallInbox inbox(1000);
@@ -19,7 +15,7 @@ TEST(CallInbox, WakesTheReaderOnceForWhatWaitsTogether) {
   EXPECT_FALSE(inbox.Push(Chunk("b")));
   CallInbox::Contents contents = inbox.Take();
   ASSERT_EQ(contents.chunks.size(), 2u);
-  EXPECT_EQ(contents.chunks[1].text(), "b");
+  EXPECT_EQ(contents.chunks[1].text, "b");
   EXPECT_FALSE(contents.end);
   EXPECT_TRUE(inbox.Push(Chunk("c")));
   EXPECT_TRUE(inbox.End(absl::UnavailableError("lost")));

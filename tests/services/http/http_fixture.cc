@@ -6,24 +6,23 @@
 #include <google/protobuf/text_format.h>
 
 #include "absl/strings/str_cat.h"
+#include "rpc/convert.h"
 
 namespace chorale {
 
 namespace asio = boost::asio;
 
-PlayedCall::PlayedCall(v1::DecodeRequest request, ChunkFn on_chunk, DoneFn on_done)
+PlayedCall::PlayedCall(GenerateRequest request, ChunkFn on_chunk, DoneFn on_done)
     : request_(std::move(request)), on_chunk_(std::move(on_chunk)), on_done_(std::move(on_done)) {}
 
 void PlayedCall::Chunk(const std::string& text) {
   v1::GenerateChunk chunk;
   EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(text, &chunk)) << text;
-  on_chunk_(chunk);
+  on_chunk_(FromProto(std::move(chunk)));
 }
 
 void PlayedCall::ChunkOfText(std::string text) {
-  v1::GenerateChunk chunk;
-  chunk.set_text(std::move(text));
-  on_chunk_(chunk);
+  on_chunk_({.text = std::move(text)});
 }
 
 void PlayedCall::Done(absl::Status status) {
@@ -54,16 +53,16 @@ void PlayedCall::WaitUntilCancelled() {
   changed_.wait(lock, [this] { return cancelled_; });
 }
 
-std::vector<BackendModel> PlayedBackend::Models() const {
-  BackendModel model = {.decode_workers = 1};
-  model.served.set_name("m");
-  model.served.set_folder("no-such-folder");  // a model without a tokenizer
-  model.served.set_context_tokens(1000);
-  model.served.set_vocab(100);
-  return {model};
+std::shared_ptr<const ModelTable> PlayedBackend::models() const {
+  ModelEntry model = {.decode_workers = 1};
+  model.served.name = "m";
+  model.served.folder = "no-such-folder";  // a model without a tokenizer
+  model.served.context_tokens = 1000;
+  model.served.vocab = 100;
+  return std::make_shared<const ModelTable>(std::vector<ModelEntry>{model});
 }
 
-std::function<void()> PlayedBackend::Start(v1::DecodeRequest request, absl::Time, ChunkFn on_chunk,
+std::function<void()> PlayedBackend::Start(GenerateRequest request, ChunkFn on_chunk,
                                            DoneFn on_done) {
   auto call =
       std::make_shared<PlayedCall>(std::move(request), std::move(on_chunk), std::move(on_done));

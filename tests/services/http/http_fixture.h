@@ -21,9 +21,9 @@ namespace chorale {
 // A call that reached the backend; the test says what it answers.
 class PlayedCall {
  public:
-  PlayedCall(v1::DecodeRequest request, ChunkFn on_chunk, DoneFn on_done);
+  PlayedCall(GenerateRequest request, ChunkFn on_chunk, DoneFn on_done);
 
-  const v1::DecodeRequest& request() const { return request_; }
+  const GenerateRequest& request() const { return request_; }
   // A chunk in protobuf's text format.
   void Chunk(const std::string& text);
   void ChunkOfText(std::string text);
@@ -34,7 +34,7 @@ class PlayedCall {
   void WaitUntilCancelled();
 
  private:
-  const v1::DecodeRequest request_;
+  const GenerateRequest request_;
   const ChunkFn on_chunk_;
   DoneFn on_done_;  // under mutex_; null once it was called
   mutable std::mutex mutex_;
@@ -45,9 +45,8 @@ class PlayedCall {
 // Serves one model "m" with token ids 0 to 99.
 class PlayedBackend : public Backend {
  public:
-  std::vector<BackendModel> Models() const override;
-  std::function<void()> Start(v1::DecodeRequest request, absl::Time deadline, ChunkFn on_chunk,
-                              DoneFn on_done) override;
+  std::shared_ptr<const ModelTable> models() const override;
+  std::function<void()> Start(GenerateRequest request, ChunkFn on_chunk, DoneFn on_done) override;
   // Waits for the next call.
   std::shared_ptr<PlayedCall> NextCall();
 

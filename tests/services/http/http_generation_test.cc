@@ -30,10 +30,10 @@ TEST_F(HttpTest, RepliesWithTheWholeCompletion) {
   Client client(server_->address());
   client.Post(kPath, R"({"model": "m", "prompt": [1, 2], "max_tokens": 3, "seed": 9})");
   auto call = backend_.NextCall();
-  EXPECT_EQ(call->request().model(), "m");
-  EXPECT_EQ(call->request().prompt_size(), 2);
-  EXPECT_EQ(call->request().sampling().max_tokens(), 3);
-  EXPECT_EQ(call->request().sampling().seed(), 9u);
+  EXPECT_EQ(call->request().model, "m");
+  EXPECT_EQ(call->request().prompt.size(), 2);
+  EXPECT_EQ(call->request().sampling.max_tokens, 3);
+  EXPECT_EQ(call->request().sampling.seed, 9u);
   call->Chunk("text: 'a'");
   call->Chunk(kLast);
   call->Done(absl::OkStatus());

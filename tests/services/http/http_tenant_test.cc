@@ -18,7 +18,7 @@ constexpr char kPlain[] = R"({"prompt": [1, 2, 3]})";
 class HttpTenant : public HttpTest {
  protected:
   // The request that reaches the backend.
-  v1::DecodeRequest Reach(Client& client, const std::string& fields,
+  GenerateRequest Reach(Client& client, const std::string& fields,
                           const std::string& json = kPlain) {
     client.Post(kPath, json, fields);
     const auto call = backend_.NextCall();
@@ -31,18 +31,18 @@ class HttpTenant : public HttpTest {
 TEST_F(HttpTenant, IsNamedByTheKeyOfEachRequest) {
   Open();
   Client client(server_->address());
-  const std::string salt = Reach(client, "Authorization: Bearer one\r\n").tenant_salt();
+  const std::string salt = Reach(client, "Authorization: Bearer one\r\n").scope.tenant_salt;
   EXPECT_EQ(salt.size(), 32u);
-  EXPECT_EQ(Reach(client, "").tenant_salt(), "");  // the connection remembers nobody
-  EXPECT_NE(Reach(client, "Authorization: Bearer two\r\n").tenant_salt(), salt);
-  EXPECT_EQ(Reach(client, "authorization: bearer one\r\n").tenant_salt(), salt);
+  EXPECT_EQ(Reach(client, "").scope.tenant_salt, "");  // the connection remembers nobody
+  EXPECT_NE(Reach(client, "Authorization: Bearer two\r\n").scope.tenant_salt, salt);
+  EXPECT_EQ(Reach(client, "authorization: bearer one\r\n").scope.tenant_salt, salt);
 }
 
 TEST_F(HttpTenant, SharesWhatItsRequestCallsPublic) {
   Open();
   Client client(server_->address());
-  EXPECT_EQ(Reach(client, "").public_tokens(), 0);
-  EXPECT_EQ(Reach(client, "", R"({"prompt": [1, 2, 3], "public_tokens": 2})").public_tokens(), 2);
+  EXPECT_EQ(Reach(client, "").scope.public_tokens, 0);
+  EXPECT_EQ(Reach(client, "", R"({"prompt": [1, 2, 3], "public_tokens": 2})").scope.public_tokens, 2);
   client.Post(kPath, R"({"prompt": [1, 2, 3], "public_tokens": 4})");
   const Response refused = client.Read();
   EXPECT_EQ(refused.status, 400);

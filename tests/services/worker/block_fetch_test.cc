@@ -153,17 +153,15 @@ class BlockFetchTest : public testing::Test {
   static FetchSources From(const std::vector<std::pair<std::string, int>>& holders) {
     FetchSources sources{.deadline = absl::Now() + absl::Minutes(1)};
     for (const auto& [address, blocks] : holders) {
-      v1::BlockHolder& holder = sources.holders.emplace_back();
-      holder.set_address(address);
-      holder.set_blocks(blocks);
+      sources.holders.push_back({address, blocks});
     }
     return sources;
   }
   FetchSources FromPrefill(const std::vector<TokenId>& prompt) {
     FetchSources sources = From({});
     sources.prefill_address = prefill_.address();
-    sources.prefill.set_model("m");
-    sources.prefill.mutable_tokens()->Assign(prompt.begin(), prompt.end() - 1);
+    sources.model = "m";
+    sources.tokens.assign(prompt.begin(), prompt.end() - 1);
     return sources;
   }
   // The keys of what a prompt needs, as the worker names them.
@@ -487,7 +485,7 @@ TEST_F(StoreFetchTest, FetchesOnlyWhenThereIsSomebodyAndReuseIsAllowed) {
   EXPECT_TRUE(fetcher_.CanFetch(FromPrefill(Prompt(1))));
   EXPECT_TRUE(from_stores_.CanFetch(From({})));
   FetchSources no_reuse = From({});
-  no_reuse.prefill.set_no_prefix_reuse(true);
+  no_reuse.reuse_prefix = false;
   EXPECT_FALSE(from_stores_.CanFetch(no_reuse));
   Generate(*worker_, Prompt(4), &from_stores_, no_reuse);
   for (auto& peer : peers_) EXPECT_EQ(peer->lookups.size(), 0u);
