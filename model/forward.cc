@@ -152,30 +152,42 @@ const float* ForwardPass::Keep(int layer, Linear linear) {
   return nullptr;
 }
 
-// Adds what the adapters of the batch's rows say about one linear layer. `start` is where y was
-// before the layer's own product.
-void ForwardPass::Adapt(int layer, Linear linear, const std::vector<float>& x, int in, float* y,
-                        int64_t y_stride, const Start& start) {
+// Adds what the adapters of the batch's rows say about one linear layer to the product with the
+// matrix that it lies in. `kept` is what y held before that product was added to it.
+void ForwardPass::Adapt(int layer, Linear linear, const std::vector<float>& x,
+                        std::vector<float>& y, int64_t y_stride, const float* kept) {
+  const LinearRows at = RowsOf(weights(layer), config(), linear);
+  AdaptRows(
+      [&](const Adapter& adapter) -> const LowRank& {
+        return adapter.layers[layer][static_cast<int>(linear)];
+      },
+      x.data(), at.matrix.cols, y.data() + at.begin, y_stride, {.bias = at.bias, .kept = kept});
+}
+
+void ForwardPass::AdaptRows(absl::FunctionRef<const LowRank&(const Adapter&)> part_of,
+                            const float* x, int in, float* y, int64_t y_stride,
+                            const Start& start) {
   adapter_rows_.clear();
+  bool have_gains = false;
   for (const AdapterGroup& group : groups_) {
     if (group.adapter == nullptr) continue;
-    const LowRank& low_rank = group.adapter->layers[layer][static_cast<int>(linear)];
-    if (!low_rank.present()) continue;
+    const LowRank& part = part_of(*group.adapter);
+    if (!part.present()) continue;
+    have_gains |= !part.gain.empty();
     adapter_rows_.push_back({.row_begin = group.row_begin,
                              .rows = group.rows,
-                             .a = &low_rank.a,
-                             .b = &low_rank.b,
-                             .scale = low_rank.scale});
+                             .a = &part.a,
+                             .b = &part.b,
+                             .scale = part.scale});
   }
   if (adapter_rows_.empty()) return;
   kernels().adapters(
-      {.groups = adapter_rows_, .x = x.data(), .x_stride = in, .y = y, .y_stride = y_stride},
-      pool_);
+      {.groups = adapter_rows_, .x = x, .x_stride = in, .y = y, .y_stride = y_stride}, pool_);
+  if (!have_gains) return;
   for (const AdapterGroup& group : groups_) {
     if (group.adapter == nullptr) continue;
-    const LowRank& low_rank = group.adapter->layers[layer][static_cast<int>(linear)];
     const int64_t offset = group.row_begin * y_stride;
-    ApplyGain(low_rank.gain,
+    ApplyGain(part_of(*group.adapter).gain,
               {.bias = start.bias, .kept = start.kept ? start.kept + offset : nullptr}, group.rows,
               y + offset, y_stride);
   }
@@ -183,9 +195,7 @@ void ForwardPass::Adapt(int layer, Linear linear, const std::vector<float>& x, i
 
 void ForwardPass::Qkv(int layer) {
   const int q_size = config().q_size();
-  const int kv_size = config().kv_size();
-  const float* bias = weights(layer).qkv_bias.empty() ? nullptr : weights(layer).qkv_bias.data();
-  const auto start = [&](int begin) { return Start{.bias = bias ? bias + begin : nullptr}; };
+  const std::vector<float>& bias = weights(layer).qkv_bias;
   Norm(x_.data(), weights(layer).attention_norm, normed_.data());
   kernels().matmul({.w = weights(layer).qkv,
                     .x = normed_.data(),
@@ -193,13 +203,11 @@ void ForwardPass::Qkv(int layer) {
                     .x_stride = config().hidden,
                     .y = qkv_.data(),
                     .y_stride = qkv_width(),
-                    .bias = bias},
+                    .bias = bias.empty() ? nullptr : bias.data()},
                    pool_);
-  Adapt(layer, Linear::kQ, normed_, config().hidden, qkv_.data(), qkv_width(), start(0));
-  Adapt(layer, Linear::kK, normed_, config().hidden, qkv_.data() + q_size, qkv_width(),
-        start(q_size));
-  Adapt(layer, Linear::kV, normed_, config().hidden, qkv_.data() + q_size + kv_size, qkv_width(),
-        start(q_size + kv_size));
+  for (const Linear linear : {Linear::kQ, Linear::kK, Linear::kV}) {
+    Adapt(layer, linear, normed_, qkv_, qkv_width());
+  }
   const auto head_norm = [&](float* x, int heads, const std::vector<float>& weight) {
     if (weight.empty()) return;
     kernels().rms_norm({.x = x,
@@ -249,18 +257,18 @@ void ForwardPass::Attend(int layer, kernels::KvMemory kv) {
 }
 
 void ForwardPass::Project(int layer) {
-  const float* bias = weights(layer).o_bias.empty() ? nullptr : weights(layer).o_bias.data();
-  const Start start = {.bias = bias, .kept = Keep(layer, Linear::kO)};
+  const std::vector<float>& bias = weights(layer).o_bias;
+  const float* kept = Keep(layer, Linear::kO);
   kernels().matmul({.w = weights(layer).o,
                     .x = attended_.data(),
                     .m = rows_,
                     .x_stride = config().q_size(),
                     .y = x_.data(),
                     .y_stride = config().hidden,
-                    .bias = bias,
+                    .bias = bias.empty() ? nullptr : bias.data(),
                     .accumulate = true},
                    pool_);
-  Adapt(layer, Linear::kO, attended_, config().q_size(), x_.data(), config().hidden, start);
+  Adapt(layer, Linear::kO, attended_, x_, config().hidden, kept);
 }
 
 void ForwardPass::FeedForward(int layer) {
@@ -273,9 +281,8 @@ void ForwardPass::FeedForward(int layer) {
                     .y = gate_up_.data(),
                     .y_stride = gate_up_width},
                    pool_);
-  Adapt(layer, Linear::kGate, normed_, config().hidden, gate_up_.data(), gate_up_width);
-  Adapt(layer, Linear::kUp, normed_, config().hidden, gate_up_.data() + config().ffn,
-        gate_up_width);
+  Adapt(layer, Linear::kGate, normed_, gate_up_, gate_up_width);
+  Adapt(layer, Linear::kUp, normed_, gate_up_, gate_up_width);
   kernels().swiglu({.gate_up = gate_up_.data(),
                     .gate_up_stride = gate_up_width,
                     .rows = rows_,
@@ -283,7 +290,7 @@ void ForwardPass::FeedForward(int layer) {
                     .out = activated_.data(),
                     .out_stride = config().ffn},
                    pool_);
-  const Start start = {.kept = Keep(layer, Linear::kDown)};
+  const float* kept = Keep(layer, Linear::kDown);
   kernels().matmul({.w = weights(layer).down,
                     .x = activated_.data(),
                     .m = rows_,
@@ -292,7 +299,7 @@ void ForwardPass::FeedForward(int layer) {
                     .y_stride = config().hidden,
                     .accumulate = true},
                    pool_);
-  Adapt(layer, Linear::kDown, activated_, config().ffn, x_.data(), config().hidden, start);
+  Adapt(layer, Linear::kDown, activated_, x_, config().hidden, kept);
 }
 
 // Moves the row that predicts, of every sequence that wants logits, to the front and forgets the
@@ -337,37 +344,18 @@ void ForwardPass::Logits(std::vector<float>& logits) {
 void ForwardPass::AdaptLogits(float* logits) {
   const int64_t vocab = config().vocab;
   const int64_t hidden = config().hidden;
-  adapter_rows_.clear();
   for (const AdapterGroup& group : groups_) {
-    if (group.adapter == nullptr) continue;
-    if (group.adapter->own_output.rows > 0) {
-      kernels().matmul({.w = group.adapter->own_output,
-                        .x = normed_.data() + group.row_begin * hidden,
-                        .m = group.rows,
-                        .x_stride = hidden,
-                        .y = logits + group.row_begin * vocab,
-                        .y_stride = vocab},
-                       pool_);
-    }
-    const LowRank& update = group.adapter->output;
-    if (!update.present()) continue;
-    adapter_rows_.push_back({.row_begin = group.row_begin,
-                             .rows = group.rows,
-                             .a = &update.a,
-                             .b = &update.b,
-                             .scale = update.scale});
-  }
-  if (adapter_rows_.empty()) return;
-  kernels().adapters({.groups = adapter_rows_,
-                      .x = normed_.data(),
+    if (group.adapter == nullptr || group.adapter->own_output.rows == 0) continue;
+    kernels().matmul({.w = group.adapter->own_output,
+                      .x = normed_.data() + group.row_begin * hidden,
+                      .m = group.rows,
                       .x_stride = hidden,
-                      .y = logits,
+                      .y = logits + group.row_begin * vocab,
                       .y_stride = vocab},
                      pool_);
-  for (const AdapterGroup& group : groups_) {
-    if (group.adapter == nullptr) continue;
-    ApplyGain(group.adapter->output.gain, {}, group.rows, logits + group.row_begin * vocab, vocab);
   }
+  AdaptRows([](const Adapter& adapter) -> const LowRank& { return adapter.output; }, normed_.data(),
+            config().hidden, logits, vocab, {});
 }
 
 }  // namespace chorale

@@ -64,8 +64,10 @@ class ForwardPass {
   const kernels::Kernels& kernels() const { return transformer_->kernels(); }
   int qkv_width() const { return config().q_size() + 2 * config().kv_size(); }
   void Norm(const float* x, const std::vector<float>& weight, float* out);
-  void Adapt(int layer, Linear linear, const std::vector<float>& x, int in, float* y,
-             int64_t y_stride, const Start& start = {});
+  void Adapt(int layer, Linear linear, const std::vector<float>& x, std::vector<float>& y,
+             int64_t y_stride, const float* kept = nullptr);
+  void AdaptRows(absl::FunctionRef<const LowRank&(const Adapter&)> part_of, const float* x, int in,
+                 float* y, int64_t y_stride, const Start& start);
   const float* Keep(int layer, Linear linear);
   void AddRows(int row_begin, int rows, const Adapter* adapter);
 

@@ -19,101 +19,21 @@
 #include "model/dora.h"
 #include "model/linears.h"
 #include "model/peft_config.h"
+#include "model/peft_keys.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
 
 namespace chorale {
 namespace {
 
-constexpr std::string_view kPrefix = "base_model.model.";
 constexpr char kEmbedding[] = "model.embed_tokens";
 constexpr char kOutput[] = "lm_head";
 constexpr int64_t kConfigBytesMax = 1 << 20;
 constexpr size_t kConfigKeysMax = 8192;  // of an object: a pattern for each module is many
 
-// What a tensor is to its module.
-enum class Part { kA, kB, kEmbeddingA, kEmbeddingB, kMagnitude, kWhole };
-
-// How keys end. Between a part's name and ".weight" may stand the name of the adapter.
-struct Ending {
-  std::string_view name;
-  Part part;
-};
-constexpr Ending kEndings[] = {
-    {".lora_A", Part::kA},
-    {".lora_B", Part::kB},
-    {".lora_embedding_A", Part::kEmbeddingA},
-    {".lora_embedding_B", Part::kEmbeddingB},
-    {".lora_magnitude_vector", Part::kMagnitude},
-    {".modules_to_save", Part::kWhole},
-    {".base_layer", Part::kWhole},  // a targeted embedding, saved along with its update
-};
-
-struct Place {
-  std::string module;
-  Part part = Part::kWhole;
-
-  auto operator<=>(const Place&) const = default;
-};
-
-std::string_view WithoutPrefix(std::string_view key) {
-  if (key.starts_with(kPrefix)) key.remove_prefix(kPrefix.size());
-  return key;
-}
-
-// `key` without the prefix.
-bool IsOfBody(std::string_view key) {
-  return key.starts_with("layers.") || key.starts_with("embed_tokens.");
-}
-
-// What the adapter was made for. One that has keys of both kinds was made for neither.
-absl::StatusOr<PeftBase> BaseOf(const Checkpoint& checkpoint) {
-  const Tensor* of_body = nullptr;
-  const Tensor* of_whole = nullptr;
-  for (const Tensor* tensor : checkpoint.tensors()) {
-    const std::string_view key = WithoutPrefix(tensor->name);
-    if (IsOfBody(key)) of_body = tensor;
-    if (key.starts_with("model.") || key.starts_with("lm_head.")) of_whole = tensor;
-  }
-  if (of_body == nullptr) return PeftBase::kWhole;
-  if (of_whole == nullptr) return PeftBase::kBody;
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "tensor '%s' has its name in the body of a model, but '%s' in a whole one: one adapter was "
-      "made for one of them",
-      of_body->name, of_whole->name));
-}
-
 // Of two tensors for one part, as when a file has the key with and without the adapter's name.
 bool AreEqual(const Tensor& a, const Tensor& b) {
   return a.dtype_name == b.dtype_name && a.shape == b.shape && std::ranges::equal(a.bytes, b.bytes);
-}
-
-// The module as the whole model names it, and the part, of a key.
-Place PlaceOf(std::string_view key) {
-  key = WithoutPrefix(key);
-  Place place;
-  if (IsOfBody(key)) place.module = "model.";
-  if (key.ends_with(".weight")) key.remove_suffix(std::string_view(".weight").size());
-  for (const Ending& ending : kEndings) {
-    const size_t at = key.rfind(ending.name);
-    if (at == std::string_view::npos) continue;
-    const std::string_view rest = key.substr(at + ending.name.size());
-    const bool named = rest.starts_with(".") && rest.find('.', 1) == std::string_view::npos;
-    if (!rest.empty() && !named) continue;
-    place.module += std::string(key.substr(0, at));
-    place.part = ending.part;
-    return place;
-  }
-  place.module += std::string(key);
-  return place;
-}
-
-// How a key is written when it is missing.
-std::string KeyOf(const Place& place) {
-  static constexpr const char* kEnds[] = {".lora_A.weight",         ".lora_B.weight",
-                                          ".lora_embedding_A",      ".lora_embedding_B",
-                                          ".lora_magnitude_vector", ".weight"};
-  return absl::StrCat(std::string(kPrefix), place.module, kEnds[static_cast<int>(place.part)]);
 }
 
 // Tells what was read, in one form for all spellings of an adapter.
@@ -131,7 +51,7 @@ class PeftReader {
         pool_(pool) {}
 
   absl::StatusOr<std::unique_ptr<Adapter>> Read() {
-    std::map<Place, const Tensor*> tensors;
+    std::map<PeftPlace, const Tensor*> tensors;
     for (const Tensor* tensor : checkpoint_.tensors()) {
       const auto [at, is_new] = tensors.emplace(PlaceOf(tensor->name), tensor);
       if (!is_new && !AreEqual(*at->second, *tensor)) {
@@ -164,10 +84,10 @@ class PeftReader {
   }
 
  private:
-  bool Has(const Place& place) const { return keys_.contains(place); }
+  bool Has(const PeftPlace& place) const { return keys_.contains(place); }
 
   // The tensor of a part, whose shape must be this.
-  absl::StatusOr<Tensor> Get(const Place& place, std::vector<int64_t> shape) {
+  absl::StatusOr<Tensor> Get(const PeftPlace& place, std::vector<int64_t> shape) {
     const auto found = keys_.find(place);
     const std::string key = found == keys_.end() ? KeyOf(place) : found->second;
     ASSIGN_OR_RETURN(Tensor tensor, checkpoint_.Get(key, shape));
@@ -178,7 +98,8 @@ class PeftReader {
     digest_.AddString(named.name).AddString(DigestOfTensor(named).AsBytes());
     return tensor;
   }
-  absl::StatusOr<kernels::PackedMatrix> GetPacked(const Place& place, std::vector<int64_t> shape) {
+  absl::StatusOr<kernels::PackedMatrix> GetPacked(const PeftPlace& place,
+                                                  std::vector<int64_t> shape) {
     ASSIGN_OR_RETURN(const Tensor tensor, Get(place, std::move(shape)));
     return PackTensors({&tensor, 1}, kernels_, dtype_, pool_);
   }
@@ -189,36 +110,14 @@ class PeftReader {
     return static_cast<float>(scale);
   }
 
-  // What a linear layer's update comes on top of.
-  BaseRows RowsOf(int layer, Linear linear) const {
-    const LayerWeights& weights = base_.layers[layer];
-    switch (linear) {
-      case Linear::kQ:
-        return {weights.qkv, 0};
-      case Linear::kK:
-        return {weights.qkv, config_.q_size()};
-      case Linear::kV:
-        return {weights.qkv, config_.q_size() + config_.kv_size()};
-      case Linear::kO:
-        return {weights.o, 0};
-      case Linear::kGate:
-        return {weights.gate_up, 0};
-      case Linear::kUp:
-        return {weights.gate_up, config_.ffn};
-      case Linear::kDown:
-        return {weights.down, 0};
-    }
-    __builtin_unreachable();
-  }
-
-  absl::Status ReadLowRank(const std::string& module, LinearShape shape, const BaseRows& base,
+  absl::Status ReadLowRank(const std::string& module, LinearShape shape, const LinearRows& base,
                            LowRank& low_rank) {
     ASSIGN_OR_RETURN(const int rank, peft_.RankOf(module));
-    ASSIGN_OR_RETURN(low_rank.a, GetPacked({module, Part::kA}, {rank, shape.in}));
-    ASSIGN_OR_RETURN(low_rank.b, GetPacked({module, Part::kB}, {shape.out, rank}));
+    ASSIGN_OR_RETURN(low_rank.a, GetPacked({module, PeftPart::kA}, {rank, shape.in}));
+    ASSIGN_OR_RETURN(low_rank.b, GetPacked({module, PeftPart::kB}, {shape.out, rank}));
     ASSIGN_OR_RETURN(low_rank.scale, Scale(module));
     if (!peft_.has_magnitudes()) return absl::OkStatus();
-    ASSIGN_OR_RETURN(const Tensor magnitude, Get({module, Part::kMagnitude}, {shape.out}));
+    ASSIGN_OR_RETURN(const Tensor magnitude, Get({module, PeftPart::kMagnitude}, {shape.out}));
     low_rank.gain = DoraGain(base, low_rank, ToFloats(magnitude), kernels_, pool_);
     for (const float gain : low_rank.gain) {
       if (std::isfinite(gain)) continue;
@@ -237,7 +136,8 @@ class PeftReader {
         const std::string module = ModuleName(layer, linear);
         ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(module, /*is_linear=*/true));
         if (!targeted) continue;
-        RETURN_IF_ERROR(ReadLowRank(module, ShapeOf(config_, linear), RowsOf(layer, linear),
+        RETURN_IF_ERROR(ReadLowRank(module, ShapeOf(config_, linear),
+                                    RowsOf(base_.layers[layer], config_, linear),
                                     adapter.layers[layer][i]));
       }
     }
@@ -246,7 +146,7 @@ class PeftReader {
 
   // A whole matrix: one that is saved, or one that came along with its update.
   absl::Status ReadWhole(const std::string& module, bool targeted, kernels::PackedMatrix& whole) {
-    const Place place = {module, Part::kWhole};
+    const PeftPlace place = {module, PeftPart::kWhole};
     if (!peft_.Saves(module) && !(targeted && Has(place))) return absl::OkStatus();
     ASSIGN_OR_RETURN(whole, GetPacked(place, {config_.vocab, config_.hidden}));
     return absl::OkStatus();
@@ -258,7 +158,7 @@ class PeftReader {
     if (!targeted) return absl::OkStatus();
     const kernels::PackedMatrix& under =
         adapter.own_output.rows > 0 ? adapter.own_output : base_.output_or_embedding();
-    return ReadLowRank(kOutput, {.out = config_.vocab, .in = config_.hidden}, {under, 0},
+    return ReadLowRank(kOutput, {.out = config_.vocab, .in = config_.hidden}, {under, 0, {}},
                        adapter.output);
   }
 
@@ -273,7 +173,7 @@ class PeftReader {
     }
     if (ties && adapter.own_embedding.rows > 0 && adapter.own_output.rows == 0) {
       ASSIGN_OR_RETURN(adapter.own_output,
-                       GetPacked({kEmbedding, Part::kWhole}, {config_.vocab, config_.hidden}));
+                       GetPacked({kEmbedding, PeftPart::kWhole}, {config_.vocab, config_.hidden}));
     }
     if (!targeted) return absl::OkStatus();
     if (peft_.has_magnitudes()) {
@@ -282,10 +182,11 @@ class PeftReader {
           "or merge the adapter");
     }
     ASSIGN_OR_RETURN(const int rank, peft_.RankOf(kEmbedding));
-    ASSIGN_OR_RETURN(const Tensor a, Get({kEmbedding, Part::kEmbeddingA}, {rank, config_.vocab}));
+    ASSIGN_OR_RETURN(const Tensor a,
+                     Get({kEmbedding, PeftPart::kEmbeddingA}, {rank, config_.vocab}));
     adapter.embedding.a = PackTransposed(a, rank, config_.vocab);
     ASSIGN_OR_RETURN(adapter.embedding.b,
-                     GetPacked({kEmbedding, Part::kEmbeddingB}, {config_.hidden, rank}));
+                     GetPacked({kEmbedding, PeftPart::kEmbeddingB}, {config_.hidden, rank}));
     ASSIGN_OR_RETURN(adapter.embedding.scale, Scale(kEmbedding));
     return absl::OkStatus();
   }
@@ -311,8 +212,8 @@ class PeftReader {
   const kernels::Kernels& kernels_;
   const kernels::DType dtype_;
   kernels::ThreadPool& pool_;
-  std::map<Place, std::string> keys_;  // as the file has them
-  std::set<Place> read_;
+  std::map<PeftPlace, std::string> keys_;  // as the file has them
+  std::set<PeftPlace> read_;
   DigestBuilder digest_;
 };
 
@@ -340,7 +241,7 @@ absl::StatusOr<std::unique_ptr<const Adapter>> LoadPeftAdapter(
   RETURN_IF_ERROR(RefusePickled(folder));
   ASSIGN_OR_RETURN(const auto checkpoint,
                    Checkpoint::OpenFile(folder + "/adapter_model.safetensors"));
-  ASSIGN_OR_RETURN(const PeftBase made_for, BaseOf(*checkpoint));
+  ASSIGN_OR_RETURN(const PeftBase made_for, MadeFor(*checkpoint));
   const absl::StatusOr<PeftConfig> peft = PeftConfig::Parse(json, config.layers, made_for);
   if (!peft.ok()) return Within(config_path, peft.status());
   ASSIGN_OR_RETURN(std::unique_ptr<Adapter> adapter,
