@@ -101,16 +101,41 @@ void ForwardPass::AddRows(int row_begin, int rows, const Adapter* adapter) {
   }
 }
 
-void ForwardPass::Norm(const float* x, const std::vector<float>& weight, float* out) {
-  kernels().rms_norm({.x = x,
-                      .rows = rows_,
-                      .dim = config().hidden,
-                      .x_stride = config().hidden,
-                      .weight = weight.data(),
-                      .eps = config().norm_eps,
-                      .out = out,
-                      .out_stride = config().hidden},
-                     pool_);
+// Every row by the weight of its adapter; rows of one weight that lie together in one call.
+void ForwardPass::Norm(kernels::RmsNormArgs args, WeightOf weight_of) {
+  args.eps = config().norm_eps;
+  const float* x = args.x;
+  float* out = args.out;
+  for (size_t i = 0; i < groups_.size();) {
+    const std::vector<float>& weight = weight_of(groups_[i].adapter);
+    args.weight = weight.data();
+    args.x = x + groups_[i].row_begin * args.x_stride;
+    args.out = out + groups_[i].row_begin * args.out_stride;
+    args.rows = 0;
+    for (; i < groups_.size() && &weight_of(groups_[i].adapter) == &weight; ++i) {
+      args.rows += groups_[i].rows;
+    }
+    kernels().rms_norm(args, pool_);
+  }
+}
+
+void ForwardPass::NormLayer(int layer, LayerNorm norm, kernels::RmsNormArgs args) {
+  const std::vector<float>& of_base = NormOf(weights(layer), norm);
+  if (of_base.empty()) return;
+  Norm(args, [&](const Adapter* adapter) -> const std::vector<float>& {
+    if (adapter == nullptr) return of_base;
+    const std::vector<float>& own = adapter->own_norms[layer][static_cast<int>(norm)];
+    return own.empty() ? of_base : own;
+  });
+}
+
+kernels::RmsNormArgs ForwardPass::ResidualNorm() {
+  const int hidden = config().hidden;
+  return {.x = x_.data(),
+          .dim = hidden,
+          .x_stride = hidden,
+          .out = normed_.data(),
+          .out_stride = hidden};
 }
 
 // The rows' tokens, each by the embedding of its adapter: the base's or its own, and its update.
@@ -168,35 +193,40 @@ void ForwardPass::AdaptRows(absl::FunctionRef<const LowRank&(const Adapter&)> pa
                             const float* x, int in, float* y, int64_t y_stride,
                             const Start& start) {
   adapter_rows_.clear();
-  bool have_gains = false;
+  bool any_to_finish = false;
   for (const AdapterGroup& group : groups_) {
     if (group.adapter == nullptr) continue;
     const LowRank& part = part_of(*group.adapter);
+    any_to_finish |= !part.gain.empty() || !part.shift.empty();
     if (!part.present()) continue;
-    have_gains |= !part.gain.empty();
     adapter_rows_.push_back({.row_begin = group.row_begin,
                              .rows = group.rows,
                              .a = &part.a,
                              .b = &part.b,
                              .scale = part.scale});
   }
-  if (adapter_rows_.empty()) return;
-  kernels().adapters(
-      {.groups = adapter_rows_, .x = x, .x_stride = in, .y = y, .y_stride = y_stride}, pool_);
-  if (!have_gains) return;
+  if (!adapter_rows_.empty()) {
+    kernels().adapters(
+        {.groups = adapter_rows_, .x = x, .x_stride = in, .y = y, .y_stride = y_stride}, pool_);
+  }
+  if (!any_to_finish) return;
   for (const AdapterGroup& group : groups_) {
     if (group.adapter == nullptr) continue;
+    const LowRank& part = part_of(*group.adapter);
     const int64_t offset = group.row_begin * y_stride;
-    ApplyGain(part_of(*group.adapter).gain,
-              {.bias = start.bias, .kept = start.kept ? start.kept + offset : nullptr}, group.rows,
-              y + offset, y_stride);
+    ApplyGain(part.gain, {.bias = start.bias, .kept = start.kept ? start.kept + offset : nullptr},
+              group.rows, y + offset, y_stride);
+    for (int row = 0; row < group.rows; ++row) {
+      float* out = y + offset + row * y_stride;
+      for (size_t i = 0; i < part.shift.size(); ++i) out[i] += part.shift[i];
+    }
   }
 }
 
 void ForwardPass::Qkv(int layer) {
   const int q_size = config().q_size();
   const std::vector<float>& bias = weights(layer).qkv_bias;
-  Norm(x_.data(), weights(layer).attention_norm, normed_.data());
+  NormLayer(layer, LayerNorm::kAttention, ResidualNorm());
   kernels().matmul({.w = weights(layer).qkv,
                     .x = normed_.data(),
                     .m = rows_,
@@ -208,21 +238,17 @@ void ForwardPass::Qkv(int layer) {
   for (const Linear linear : {Linear::kQ, Linear::kK, Linear::kV}) {
     Adapt(layer, linear, normed_, qkv_, qkv_width());
   }
-  const auto head_norm = [&](float* x, int heads, const std::vector<float>& weight) {
-    if (weight.empty()) return;
-    kernels().rms_norm({.x = x,
-                        .rows = rows_,
-                        .groups = heads,
-                        .dim = config().head_dim,
-                        .x_stride = qkv_width(),
-                        .weight = weight.data(),
-                        .eps = config().norm_eps,
-                        .out = x,
-                        .out_stride = qkv_width()},
-                       pool_);
+  const auto norm_heads = [&](LayerNorm norm, float* x, int heads) {
+    NormLayer(layer, norm,
+              {.x = x,
+               .groups = heads,
+               .dim = config().head_dim,
+               .x_stride = qkv_width(),
+               .out = x,
+               .out_stride = qkv_width()});
   };
-  head_norm(qkv_.data(), config().heads, weights(layer).q_norm);
-  head_norm(qkv_.data() + q_size, config().kv_heads, weights(layer).k_norm);
+  norm_heads(LayerNorm::kQ, qkv_.data(), config().heads);
+  norm_heads(LayerNorm::kK, qkv_.data() + q_size, config().kv_heads);
   // Queries and keys lie side by side: one call turns the heads of both.
   kernels().rope({.x = qkv_.data(),
                   .rows = rows_,
@@ -273,7 +299,7 @@ void ForwardPass::Project(int layer) {
 
 void ForwardPass::FeedForward(int layer) {
   const int64_t gate_up_width = 2 * int64_t{config().ffn};
-  Norm(x_.data(), weights(layer).ffn_norm, normed_.data());
+  NormLayer(layer, LayerNorm::kFfn, ResidualNorm());
   kernels().matmul({.w = weights(layer).gate_up,
                     .x = normed_.data(),
                     .m = rows_,
@@ -327,7 +353,10 @@ void ForwardPass::KeepRowsWithLogits(std::span<const BatchSequence> batch) {
 }
 
 void ForwardPass::Logits(std::vector<float>& logits) {
-  Norm(x_.data(), transformer_->weights().norm, normed_.data());
+  const std::vector<float>& of_base = transformer_->weights().norm;
+  Norm(ResidualNorm(), [&](const Adapter* adapter) -> const std::vector<float>& {
+    return adapter == nullptr || adapter->own_norm.empty() ? of_base : adapter->own_norm;
+  });
   const size_t before = logits.size();
   logits.resize(before + static_cast<size_t>(rows_) * config().vocab);
   kernels().matmul({.w = transformer_->weights().output_or_embedding(),

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -36,6 +37,13 @@ bool AreEqual(const Tensor& a, const Tensor& b) {
   return a.dtype_name == b.dtype_name && a.shape == b.shape && std::ranges::equal(a.bytes, b.bytes);
 }
 
+// As packed, whatever they were before.
+bool AreEqual(const kernels::PackedMatrix& a, const kernels::PackedMatrix& b) {
+  return a.dtype == b.dtype && a.rows == b.rows && a.cols == b.cols &&
+         a.data.bytes() == b.data.bytes() &&
+         std::memcmp(a.data.data(), b.data.data(), a.data.bytes()) == 0;
+}
+
 // Tells what was read, in one form for all spellings of an adapter.
 class PeftReader {
  public:
@@ -65,6 +73,7 @@ class PeftReader {
     RETURN_IF_ERROR(ReadLinears(*adapter));
     RETURN_IF_ERROR(ReadOutput(*adapter));
     RETURN_IF_ERROR(ReadEmbedding(*adapter));
+    RETURN_IF_ERROR(ReadNorms(*adapter));
     if (read_.empty()) {
       return absl::InvalidArgumentError(
           absl::StrFormat("adapter_config.json: field 'target_modules': %s matches no module of "
@@ -86,16 +95,22 @@ class PeftReader {
  private:
   bool Has(const PeftPlace& place) const { return keys_.contains(place); }
 
-  // The tensor of a part, whose shape must be this.
-  absl::StatusOr<Tensor> Get(const PeftPlace& place, std::vector<int64_t> shape) {
+  // The tensor of a part, whose shape must be this. It counts as read, but not for the digest.
+  absl::StatusOr<Tensor> Find(const PeftPlace& place, std::vector<int64_t> shape) {
     const auto found = keys_.find(place);
     const std::string key = found == keys_.end() ? KeyOf(place) : found->second;
     ASSIGN_OR_RETURN(Tensor tensor, checkpoint_.Get(key, shape));
     read_.insert(place);
-    // Named by its place: spellings of one adapter have one digest.
-    Tensor named = tensor;
-    named.name = KeyOf(place);
-    digest_.AddString(named.name).AddString(DigestOfTensor(named).AsBytes());
+    return tensor;
+  }
+  // Named by its place: spellings of one adapter have one digest.
+  void AddToDigest(const PeftPlace& place, Tensor tensor) {
+    tensor.name = KeyOf(place);
+    digest_.AddString(tensor.name).AddString(DigestOfTensor(tensor).AsBytes());
+  }
+  absl::StatusOr<Tensor> Get(const PeftPlace& place, std::vector<int64_t> shape) {
+    ASSIGN_OR_RETURN(const Tensor tensor, Find(place, std::move(shape)));
+    AddToDigest(place, tensor);
     return tensor;
   }
   absl::StatusOr<kernels::PackedMatrix> GetPacked(const PeftPlace& place,
@@ -116,6 +131,13 @@ class PeftReader {
     ASSIGN_OR_RETURN(low_rank.a, GetPacked({module, PeftPart::kA}, {rank, shape.in}));
     ASSIGN_OR_RETURN(low_rank.b, GetPacked({module, PeftPart::kB}, {shape.out, rank}));
     ASSIGN_OR_RETURN(low_rank.scale, Scale(module));
+    if (peft_.has_update_biases()) {
+      const PeftPlace place = {module, PeftPart::kUpdateBias};
+      ASSIGN_OR_RETURN(const Tensor bias, Find(place, {shape.out}));
+      std::vector<float> shift = ToFloats(bias);
+      for (float& value : shift) value *= low_rank.scale;
+      Shift(place, bias, shift, low_rank);
+    }
     if (!peft_.has_magnitudes()) return absl::OkStatus();
     ASSIGN_OR_RETURN(const Tensor magnitude, Get({module, PeftPart::kMagnitude}, {shape.out}));
     low_rank.gain = DoraGain(base, low_rank, ToFloats(magnitude), kernels_, pool_);
@@ -128,33 +150,92 @@ class PeftReader {
     return absl::OkStatus();
   }
 
+  // Adds to the shift of a layer what a tensor gives. Zeros are as if they were not there.
+  void Shift(const PeftPlace& place, const Tensor& tensor, const std::vector<float>& shift,
+             LowRank& part) {
+    if (std::ranges::all_of(shift, [](float value) { return value == 0; })) return;
+    AddToDigest(place, tensor);
+    part.shift.resize(shift.size());
+    for (size_t i = 0; i < shift.size(); ++i) part.shift[i] += shift[i];
+  }
+
+  // A trained bias, in place of the base's. For `lora_only` PEFT looks for it under a name that it
+  // has no longer, and leaves it out: then the base's stays.
+  absl::Status ReadBias(const std::string& module, bool targeted, const LinearRows& base,
+                        LowRank& part) {
+    if (base.bias.empty() || peft_.biases() == PeftBiases::kNone) return absl::OkStatus();
+    const PeftPlace place = {module, PeftPart::kBias};
+    if (peft_.biases() == PeftBiases::kOfTargets && (!targeted || !Has(place))) {
+      return absl::OkStatus();
+    }
+    ASSIGN_OR_RETURN(const Tensor bias, Find(place, {static_cast<int64_t>(base.bias.size())}));
+    std::vector<float> shift = ToFloats(bias);
+    for (size_t i = 0; i < shift.size(); ++i) shift[i] -= base.bias[i];
+    Shift(place, bias, shift, part);
+    return absl::OkStatus();
+  }
+
   absl::Status ReadLinears(Adapter& adapter) {
     adapter.layers.resize(config_.layers);
     for (int layer = 0; layer < config_.layers; ++layer) {
       for (int i = 0; i < kLinears; ++i) {
         const Linear linear = static_cast<Linear>(i);
+        const LinearRows base = RowsOf(base_.layers[layer], config_, linear);
         const std::string module = ModuleName(layer, linear);
+        LowRank& part = adapter.layers[layer][i];
         ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(module, /*is_linear=*/true));
-        if (!targeted) continue;
-        RETURN_IF_ERROR(ReadLowRank(module, ShapeOf(config_, linear),
-                                    RowsOf(base_.layers[layer], config_, linear),
-                                    adapter.layers[layer][i]));
+        if (targeted) RETURN_IF_ERROR(ReadLowRank(module, ShapeOf(config_, linear), base, part));
+        RETURN_IF_ERROR(ReadBias(module, targeted, base, part));
       }
     }
     return absl::OkStatus();
   }
 
-  // A whole matrix: one that is saved, or one that came along with its update.
-  absl::Status ReadWhole(const std::string& module, bool targeted, kernels::PackedMatrix& whole) {
+  absl::Status ReadNorm(const std::string& module, const std::vector<float>& base,
+                        std::vector<float>& own) {
+    if (base.empty() || !peft_.Saves(module)) return absl::OkStatus();
     const PeftPlace place = {module, PeftPart::kWhole};
-    if (!peft_.Saves(module) && !(targeted && Has(place))) return absl::OkStatus();
-    ASSIGN_OR_RETURN(whole, GetPacked(place, {config_.vocab, config_.hidden}));
+    ASSIGN_OR_RETURN(const Tensor tensor, Find(place, {static_cast<int64_t>(base.size())}));
+    std::vector<float> weight = ToFloats(tensor);
+    if (weight == base) return absl::OkStatus();
+    AddToDigest(place, tensor);
+    own = std::move(weight);
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadNorms(Adapter& adapter) {
+    adapter.own_norms.resize(config_.layers);
+    for (int layer = 0; layer < config_.layers; ++layer) {
+      for (int i = 0; i < kLayerNorms; ++i) {
+        const LayerNorm norm = static_cast<LayerNorm>(i);
+        RETURN_IF_ERROR(ReadNorm(ModuleName(layer, norm), NormOf(base_.layers[layer], norm),
+                                 adapter.own_norms[layer][i]));
+      }
+    }
+    return ReadNorm("model.norm", base_.norm, adapter.own_norm);
+  }
+
+  // A whole matrix: one that is listed, or one that PEFT saved along (save_embedding_layers). One
+  // that equals the base's is as if it were not there.
+  absl::Status ReadWhole(const PeftPlace& place, const kernels::PackedMatrix& base,
+                         kernels::PackedMatrix& whole) {
+    if (!peft_.Saves(place.module) && !Has(place)) return absl::OkStatus();
+    return PackWhole(place, base, whole);
+  }
+  absl::Status PackWhole(const PeftPlace& place, const kernels::PackedMatrix& base,
+                         kernels::PackedMatrix& whole) {
+    ASSIGN_OR_RETURN(const Tensor tensor, Find(place, {config_.vocab, config_.hidden}));
+    kernels::PackedMatrix packed = PackTensors({&tensor, 1}, kernels_, dtype_, pool_);
+    if (AreEqual(packed, base)) return absl::OkStatus();
+    AddToDigest(place, tensor);
+    whole = std::move(packed);
     return absl::OkStatus();
   }
 
   absl::Status ReadOutput(Adapter& adapter) {
     ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(kOutput, /*is_linear=*/false));
-    RETURN_IF_ERROR(ReadWhole(kOutput, targeted, adapter.own_output));
+    RETURN_IF_ERROR(
+        ReadWhole({kOutput, PeftPart::kWhole}, base_.output_or_embedding(), adapter.own_output));
     if (!targeted) return absl::OkStatus();
     const kernels::PackedMatrix& under =
         adapter.own_output.rows > 0 ? adapter.own_output : base_.output_or_embedding();
@@ -164,22 +245,29 @@ class PeftReader {
 
   absl::Status ReadEmbedding(Adapter& adapter) {
     ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(kEmbedding, /*is_linear=*/false));
-    RETURN_IF_ERROR(ReadWhole(kEmbedding, targeted, adapter.own_embedding));
+    const PeftPlace whole = {kEmbedding, PeftPart::kWhole};
+    RETURN_IF_ERROR(ReadWhole(whole, base_.embedding, adapter.own_embedding));
     const bool ties = peft_.ties_weights() && config_.tied_embeddings;
     if (ties && targeted) {
       return absl::UnimplementedError(
           "adapter_config.json: field 'ensure_weight_tying': not supported for an update of "
           "embed_tokens; save it whole");
     }
-    if (ties && adapter.own_embedding.rows > 0 && adapter.own_output.rows == 0) {
-      ASSIGN_OR_RETURN(adapter.own_output,
-                       GetPacked({kEmbedding, PeftPart::kWhole}, {config_.vocab, config_.hidden}));
+    // What was only saved along is loaded into the base's own matrix, which gives logits too.
+    const bool is_bases = config_.tied_embeddings && !peft_.Saves(kEmbedding);
+    if ((ties || is_bases) && Has(whole) && !Has({kOutput, PeftPart::kWhole})) {
+      RETURN_IF_ERROR(PackWhole(whole, base_.embedding, adapter.own_output));
     }
     if (!targeted) return absl::OkStatus();
     if (peft_.has_magnitudes()) {
       return absl::UnimplementedError(
           "adapter_config.json: field 'use_dora': not supported for embed_tokens; save it whole, "
           "or merge the adapter");
+    }
+    if (peft_.has_update_biases()) {
+      return absl::UnimplementedError(
+          "adapter_config.json: field 'lora_bias': not supported for embed_tokens, nor by PEFT; "
+          "save it whole");
     }
     ASSIGN_OR_RETURN(const int rank, peft_.RankOf(kEmbedding));
     ASSIGN_OR_RETURN(const Tensor a,

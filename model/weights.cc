@@ -221,6 +221,20 @@ LinearRows RowsOf(const LayerWeights& weights, const ModelConfig& config, Linear
   __builtin_unreachable();
 }
 
+const std::vector<float>& NormOf(const LayerWeights& weights, LayerNorm norm) {
+  switch (norm) {
+    case LayerNorm::kAttention:
+      return weights.attention_norm;
+    case LayerNorm::kFfn:
+      return weights.ffn_norm;
+    case LayerNorm::kQ:
+      return weights.q_norm;
+    case LayerNorm::kK:
+      return weights.k_norm;
+  }
+  __builtin_unreachable();
+}
+
 kernels::MatrixView ViewOf(const Tensor& tensor, kernels::Buffer& copy) {
   const void* data = tensor.bytes.data();
   if (reinterpret_cast<uintptr_t>(data) % kernels::BytesOf(*tensor.dtype) != 0) {

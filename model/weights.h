@@ -53,6 +53,8 @@ struct LinearRows {
   std::span<const float> bias;  // [out], empty without
 };
 LinearRows RowsOf(const LayerWeights& weights, const ModelConfig& config, Linear linear);
+// The weight of a norm, empty where the model has none.
+const std::vector<float>& NormOf(const LayerWeights& weights, LayerNorm norm);
 
 // Checks that every tensor is there with its shape before any is packed. With `quantization` set
 // matrices are held in 8 or 4 bits; a converted checkpoint is in its own already. Errors as in
