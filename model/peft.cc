@@ -21,6 +21,7 @@
 #include "model/linears.h"
 #include "model/peft_config.h"
 #include "model/peft_keys.h"
+#include "model/quantized_tensor.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
 
@@ -216,7 +217,7 @@ class PeftReader {
   }
 
   // A whole matrix: one that is listed, or one that PEFT saved along (save_embedding_layers). One
-  // that equals the base's is as if it were not there.
+  // that equals the base's, in few bits where the base has few, is as if it were not there.
   absl::Status ReadWhole(const PeftPlace& place, const kernels::PackedMatrix& base,
                          kernels::PackedMatrix& whole) {
     if (!peft_.Saves(place.module) && !Has(place)) return absl::OkStatus();
@@ -225,6 +226,10 @@ class PeftReader {
   absl::Status PackWhole(const PeftPlace& place, const kernels::PackedMatrix& base,
                          kernels::PackedMatrix& whole) {
     ASSIGN_OR_RETURN(const Tensor tensor, Find(place, {config_.vocab, config_.hidden}));
+    if (IsQuantized(base.dtype)) {
+      const QuantizedTensor codes = QuantizeTensor(tensor, base.dtype, pool_);
+      if (AreEqual(kernels_.pack_quantized({&codes.view, 1}, pool_), base)) return absl::OkStatus();
+    }
     kernels::PackedMatrix packed = PackTensors({&tensor, 1}, kernels_, dtype_, pool_);
     if (AreEqual(packed, base)) return absl::OkStatus();
     AddToDigest(place, tensor);

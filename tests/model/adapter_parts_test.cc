@@ -326,7 +326,8 @@ TEST_F(AdapterPartsTest, AReaderMayChangeAllButWhatMakesKeysAndValues) {
             0);
 }
 
-class DoraOnFewBits : public AdapterPartsTest, public testing::WithParamInterface<kernels::DType> {
+class AdapterOnFewBits : public AdapterPartsTest,
+                         public testing::WithParamInterface<kernels::DType> {
  protected:
   // The base's tensors as they read after rounding to few bits.
   std::vector<FileTensor> Rounded() {
@@ -390,7 +391,7 @@ class DoraOnFewBits : public AdapterPartsTest, public testing::WithParamInterfac
 };
 
 // All but the reference round activations to 8 bits: a loose bound for them, as in quantized_test.
-TEST_P(DoraOnFewBits, ActsAsThePlainPassOverTheRoundedWeights) {
+TEST_P(AdapterOnFewBits, DoraActsAsThePlainPassOverTheRoundedWeights) {
   constexpr Linear kTargets[] = {Linear::kQ, Linear::kV, Linear::kO, Linear::kUp, Linear::kDown};
   std::vector<FileTensor> adapter_tensors;
   std::vector<FileTensor> merged = Rounded();
@@ -434,7 +435,29 @@ TEST_P(DoraOnFewBits, ActsAsThePlainPassOverTheRoundedWeights) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Bits, DoraOnFewBits,
+// The base's matrices are in few bits, those of the file are not.
+TEST_P(AdapterOnFewBits, SavedEmbeddingsOfTheBaseAreDropped) {
+  std::vector<FileTensor> tensors = UpdateOf(Linear::kQ);
+  for (const kernels::Kernels* table : kernels::AvailableKernels()) {
+    const auto base =
+        Transformer::Load(folder_.path(), {.kernels = table, .quantization = GetParam()}, pool_);
+    ASSERT_TRUE(base.ok()) << base.status();
+    const auto load = [&](const std::vector<FileTensor>& more) {
+      std::vector<FileTensor> all = tensors;
+      all.insert(all.end(), more.begin(), more.end());
+      return *Load(**base, {}, all);
+    };
+    FileTensor embedding = OfBase("model.embed_tokens.weight");
+    const auto plain = load({});
+    const auto along = load({embedding, OfBase("lm_head.weight")});
+    EXPECT_EQ(along->digest, plain->digest);
+    EXPECT_EQ(along->own_embedding.rows + along->own_output.rows, 0);
+    embedding = Wave(embedding.name, embedding.shape, 1);
+    EXPECT_EQ(load({embedding})->own_embedding.rows, config_.vocab);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Bits, AdapterOnFewBits,
                          testing::Values(kernels::DType::kI8, kernels::DType::kI4),
                          [](const auto& info) { return kernels::NameOf(info.param); });
 
