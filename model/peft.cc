@@ -160,8 +160,8 @@ class PeftReader {
     for (size_t i = 0; i < shift.size(); ++i) part.shift[i] += shift[i];
   }
 
-  // A trained bias, in place of the base's. For `lora_only` PEFT looks for it under a name that it
-  // has no longer, and leaves it out: then the base's stays.
+  // A trained bias, in place of the base's. For `lora_only` versions of PEFT look for it under a name
+  // that it has no longer, and leave it out (issue 3306 of PEFT): then the base's stays.
   absl::Status ReadBias(const std::string& module, bool targeted, const LinearRows& base,
                         LowRank& part) {
     if (base.bias.empty() || peft_.biases() == PeftBiases::kNone) return absl::OkStatus();
