@@ -72,8 +72,8 @@ class PeftReader {
     }
     auto adapter = std::make_unique<Adapter>();
     RETURN_IF_ERROR(ReadLinears(*adapter));
-    RETURN_IF_ERROR(ReadOutput(*adapter));
     RETURN_IF_ERROR(ReadEmbedding(*adapter));
+    RETURN_IF_ERROR(ReadOutput(*adapter));  // its update may come on top of a saved embedding
     RETURN_IF_ERROR(ReadNorms(*adapter));
     if (read_.empty()) {
       return absl::InvalidArgumentError(

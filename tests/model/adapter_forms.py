@@ -324,6 +324,9 @@ TIED_FORMS = {
     'saved embedding': FORMS['saved embedding: listed'],
     'saved embedding, tied: along': Form(has('q_proj'), saved=['model.embed_tokens'], fields=fields(
         target_modules=['q_proj'])),
+    'magnitudes of a saved output, tied': Form(
+        None, ['lm_head'], saved=['model.embed_tokens'],
+        fields=fields(target_modules=['lm_head'], use_dora=True)),
     'output: embeddings of the base saved along': Form(
         None, ['lm_head'], same=['model.embed_tokens', 'lm_head'],
         fields=fields(target_modules=['lm_head'])),
