@@ -12,8 +12,8 @@ namespace {
 constexpr int kRowsAtOnce = 64;
 
 // Rows [begin, begin + rows) of a packed matrix, widened.
-std::vector<float> RowsOf(const kernels::PackedMatrix& matrix, int begin, int rows,
-                          const kernels::Kernels& kernels, kernels::ThreadPool& pool) {
+std::vector<float> WidenedRows(const kernels::PackedMatrix& matrix, int begin, int rows,
+                               const kernels::Kernels& kernels, kernels::ThreadPool& pool) {
   std::vector<int32_t> ids(rows);
   std::iota(ids.begin(), ids.end(), begin);
   std::vector<float> values(static_cast<size_t>(rows) * matrix.cols);
@@ -23,7 +23,7 @@ std::vector<float> RowsOf(const kernels::PackedMatrix& matrix, int begin, int ro
 
 }  // namespace
 
-std::vector<float> DoraGain(const BaseRows& base, const LowRank& update,
+std::vector<float> DoraGain(const LinearRows& base, const LowRank& update,
                             std::span<const float> magnitude, const kernels::Kernels& kernels,
                             kernels::ThreadPool& pool) {
   const int out = update.b.rows;
@@ -32,12 +32,12 @@ std::vector<float> DoraGain(const BaseRows& base, const LowRank& update,
   CHECK_EQ(static_cast<int>(magnitude.size()), out);
   CHECK_EQ(base.matrix.cols, in);
   CHECK_LE(base.begin + out, base.matrix.rows);
-  const std::vector<float> a = RowsOf(update.a, 0, rank, kernels, pool);
+  const std::vector<float> a = WidenedRows(update.a, 0, rank, kernels, pool);
   std::vector<float> gain(out);
   for (int begin = 0; begin < out; begin += kRowsAtOnce) {
     const int rows = std::min(kRowsAtOnce, out - begin);
-    std::vector<float> w = RowsOf(base.matrix, base.begin + begin, rows, kernels, pool);
-    const std::vector<float> b = RowsOf(update.b, begin, rows, kernels, pool);
+    std::vector<float> w = WidenedRows(base.matrix, base.begin + begin, rows, kernels, pool);
+    const std::vector<float> b = WidenedRows(update.b, begin, rows, kernels, pool);
     pool.ParallelFor(rows, [&](int row) {
       float* updated = w.data() + int64_t{row} * in;
       for (int r = 0; r < rank; ++r) {
@@ -59,7 +59,7 @@ void ApplyGain(std::span<const float> gain, const Start& start, int rows, float*
     float* out = y + row * y_stride;
     const float* kept = start.kept == nullptr ? nullptr : start.kept + row * y_stride;
     for (size_t i = 0; i < gain.size(); ++i) {
-      const float from = (start.bias == nullptr ? 0 : start.bias[i]) + (kept ? kept[i] : 0);
+      const float from = (start.bias.empty() ? 0 : start.bias[i]) + (kept ? kept[i] : 0);
       out[i] = from + gain[i] * (out[i] - from);
     }
   }

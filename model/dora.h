@@ -11,24 +11,19 @@
 
 #include "kernels/kernels.h"
 #include "model/adapter.h"
+#include "model/weights.h"
 
 namespace chorale {
 
-// The rows [begin, begin + out) of a packed matrix [.., in]: the base of one linear layer.
-struct BaseRows {
-  const kernels::PackedMatrix& matrix;
-  int begin = 0;
-};
-
 // The gain of every row, [out], from its magnitude, [out]. Not finite where the updated row is
 // zero. `kernels` packed all matrices. Reads 64 rows at a time: no copy of the base is made.
-std::vector<float> DoraGain(const BaseRows& base, const LowRank& update,
+std::vector<float> DoraGain(const LinearRows& base, const LowRank& update,
                             std::span<const float> magnitude, const kernels::Kernels& kernels,
                             kernels::ThreadPool& pool);
 
 // Where an output was before the products were added: at its bias, on top of what is kept.
 struct Start {
-  const float* bias = nullptr;  // [out], or null
+  std::span<const float> bias;  // [out], or empty
   const float* kept = nullptr;  // [rows, out], rows as far apart as those of y, or null
 };
 

@@ -101,16 +101,41 @@ void ForwardPass::AddRows(int row_begin, int rows, const Adapter* adapter) {
   }
 }
 
-void ForwardPass::Norm(const float* x, const std::vector<float>& weight, float* out) {
-  kernels().rms_norm({.x = x,
-                      .rows = rows_,
-                      .dim = config().hidden,
-                      .x_stride = config().hidden,
-                      .weight = weight.data(),
-                      .eps = config().norm_eps,
-                      .out = out,
-                      .out_stride = config().hidden},
-                     pool_);
+// Every row by the weight of its adapter; rows of one weight that lie together in one call.
+void ForwardPass::Norm(kernels::RmsNormArgs args, WeightOf weight_of) {
+  args.eps = config().norm_eps;
+  const float* x = args.x;
+  float* out = args.out;
+  for (size_t i = 0; i < groups_.size();) {
+    const std::vector<float>& weight = weight_of(groups_[i].adapter);
+    args.weight = weight.data();
+    args.x = x + groups_[i].row_begin * args.x_stride;
+    args.out = out + groups_[i].row_begin * args.out_stride;
+    args.rows = 0;
+    for (; i < groups_.size() && &weight_of(groups_[i].adapter) == &weight; ++i) {
+      args.rows += groups_[i].rows;
+    }
+    kernels().rms_norm(args, pool_);
+  }
+}
+
+void ForwardPass::NormLayer(int layer, LayerNorm norm, kernels::RmsNormArgs args) {
+  const std::vector<float>& of_base = NormOf(weights(layer), norm);
+  if (of_base.empty()) return;
+  Norm(args, [&](const Adapter* adapter) -> const std::vector<float>& {
+    if (adapter == nullptr) return of_base;
+    const std::vector<float>& own = adapter->own_norms[layer][static_cast<int>(norm)];
+    return own.empty() ? of_base : own;
+  });
+}
+
+kernels::RmsNormArgs ForwardPass::ResidualNorm() {
+  const int hidden = config().hidden;
+  return {.x = x_.data(),
+          .dim = hidden,
+          .x_stride = hidden,
+          .out = normed_.data(),
+          .out_stride = hidden};
 }
 
 // The rows' tokens, each by the embedding of its adapter: the base's or its own, and its update.
@@ -152,69 +177,78 @@ const float* ForwardPass::Keep(int layer, Linear linear) {
   return nullptr;
 }
 
-// Adds what the adapters of the batch's rows say about one linear layer. `start` is where y was
-// before the layer's own product.
-void ForwardPass::Adapt(int layer, Linear linear, const std::vector<float>& x, int in, float* y,
-                        int64_t y_stride, const Start& start) {
+// Adds what the adapters of the batch's rows say about one linear layer to the product with the
+// matrix that it lies in. `kept` is what y held before that product was added to it.
+void ForwardPass::Adapt(int layer, Linear linear, const std::vector<float>& x,
+                        std::vector<float>& y, int64_t y_stride, const float* kept) {
+  const LinearRows at = RowsOf(weights(layer), config(), linear);
+  AdaptRows(
+      [&](const Adapter& adapter) -> const LowRank& {
+        return adapter.layers[layer][static_cast<int>(linear)];
+      },
+      x.data(), at.matrix.cols, y.data() + at.begin, y_stride, {.bias = at.bias, .kept = kept});
+}
+
+void ForwardPass::AdaptRows(absl::FunctionRef<const LowRank&(const Adapter&)> part_of,
+                            const float* x, int in, float* y, int64_t y_stride,
+                            const Start& start) {
   adapter_rows_.clear();
+  bool any_to_finish = false;
   for (const AdapterGroup& group : groups_) {
     if (group.adapter == nullptr) continue;
-    const LowRank& low_rank = group.adapter->layers[layer][static_cast<int>(linear)];
-    if (!low_rank.present()) continue;
+    const LowRank& part = part_of(*group.adapter);
+    any_to_finish |= !part.gain.empty() || !part.shift.empty();
+    if (!part.present()) continue;
     adapter_rows_.push_back({.row_begin = group.row_begin,
                              .rows = group.rows,
-                             .a = &low_rank.a,
-                             .b = &low_rank.b,
-                             .scale = low_rank.scale});
+                             .a = &part.a,
+                             .b = &part.b,
+                             .scale = part.scale});
   }
-  if (adapter_rows_.empty()) return;
-  kernels().adapters(
-      {.groups = adapter_rows_, .x = x.data(), .x_stride = in, .y = y, .y_stride = y_stride},
-      pool_);
+  if (!adapter_rows_.empty()) {
+    kernels().adapters(
+        {.groups = adapter_rows_, .x = x, .x_stride = in, .y = y, .y_stride = y_stride}, pool_);
+  }
+  if (!any_to_finish) return;
   for (const AdapterGroup& group : groups_) {
     if (group.adapter == nullptr) continue;
-    const LowRank& low_rank = group.adapter->layers[layer][static_cast<int>(linear)];
+    const LowRank& part = part_of(*group.adapter);
     const int64_t offset = group.row_begin * y_stride;
-    ApplyGain(low_rank.gain,
-              {.bias = start.bias, .kept = start.kept ? start.kept + offset : nullptr}, group.rows,
-              y + offset, y_stride);
+    ApplyGain(part.gain, {.bias = start.bias, .kept = start.kept ? start.kept + offset : nullptr},
+              group.rows, y + offset, y_stride);
+    for (int row = 0; row < group.rows; ++row) {
+      float* out = y + offset + row * y_stride;
+      for (size_t i = 0; i < part.shift.size(); ++i) out[i] += part.shift[i];
+    }
   }
 }
 
 void ForwardPass::Qkv(int layer) {
   const int q_size = config().q_size();
-  const int kv_size = config().kv_size();
-  const float* bias = weights(layer).qkv_bias.empty() ? nullptr : weights(layer).qkv_bias.data();
-  const auto start = [&](int begin) { return Start{.bias = bias ? bias + begin : nullptr}; };
-  Norm(x_.data(), weights(layer).attention_norm, normed_.data());
+  const std::vector<float>& bias = weights(layer).qkv_bias;
+  NormLayer(layer, LayerNorm::kAttention, ResidualNorm());
   kernels().matmul({.w = weights(layer).qkv,
                     .x = normed_.data(),
                     .m = rows_,
                     .x_stride = config().hidden,
                     .y = qkv_.data(),
                     .y_stride = qkv_width(),
-                    .bias = bias},
+                    .bias = bias.empty() ? nullptr : bias.data()},
                    pool_);
-  Adapt(layer, Linear::kQ, normed_, config().hidden, qkv_.data(), qkv_width(), start(0));
-  Adapt(layer, Linear::kK, normed_, config().hidden, qkv_.data() + q_size, qkv_width(),
-        start(q_size));
-  Adapt(layer, Linear::kV, normed_, config().hidden, qkv_.data() + q_size + kv_size, qkv_width(),
-        start(q_size + kv_size));
-  const auto head_norm = [&](float* x, int heads, const std::vector<float>& weight) {
-    if (weight.empty()) return;
-    kernels().rms_norm({.x = x,
-                        .rows = rows_,
-                        .groups = heads,
-                        .dim = config().head_dim,
-                        .x_stride = qkv_width(),
-                        .weight = weight.data(),
-                        .eps = config().norm_eps,
-                        .out = x,
-                        .out_stride = qkv_width()},
-                       pool_);
+  for (const Linear linear : {Linear::kQ, Linear::kK, Linear::kV}) {
+    Adapt(layer, linear, normed_, qkv_, qkv_width());
+  }
+  const auto norm_heads = [&](LayerNorm norm, float* x, int heads) {
+    NormLayer(layer, norm,
+              {.x = x,
+               .groups = heads,
+               .dim = config().head_dim,
+               .x_stride = qkv_width(),
+               .out = x,
+               .out_stride = qkv_width()});
   };
-  head_norm(qkv_.data(), config().heads, weights(layer).q_norm);
-  head_norm(qkv_.data() + q_size, config().kv_heads, weights(layer).k_norm);
+  norm_heads(LayerNorm::kQ, qkv_.data(), config().heads);
+  norm_heads(LayerNorm::kK, qkv_.data() + q_size, config().kv_heads);
   // Queries and keys lie side by side: one call turns the heads of both.
   kernels().rope({.x = qkv_.data(),
                   .rows = rows_,
@@ -249,23 +283,23 @@ void ForwardPass::Attend(int layer, kernels::KvMemory kv) {
 }
 
 void ForwardPass::Project(int layer) {
-  const float* bias = weights(layer).o_bias.empty() ? nullptr : weights(layer).o_bias.data();
-  const Start start = {.bias = bias, .kept = Keep(layer, Linear::kO)};
+  const std::vector<float>& bias = weights(layer).o_bias;
+  const float* kept = Keep(layer, Linear::kO);
   kernels().matmul({.w = weights(layer).o,
                     .x = attended_.data(),
                     .m = rows_,
                     .x_stride = config().q_size(),
                     .y = x_.data(),
                     .y_stride = config().hidden,
-                    .bias = bias,
+                    .bias = bias.empty() ? nullptr : bias.data(),
                     .accumulate = true},
                    pool_);
-  Adapt(layer, Linear::kO, attended_, config().q_size(), x_.data(), config().hidden, start);
+  Adapt(layer, Linear::kO, attended_, x_, config().hidden, kept);
 }
 
 void ForwardPass::FeedForward(int layer) {
   const int64_t gate_up_width = 2 * int64_t{config().ffn};
-  Norm(x_.data(), weights(layer).ffn_norm, normed_.data());
+  NormLayer(layer, LayerNorm::kFfn, ResidualNorm());
   kernels().matmul({.w = weights(layer).gate_up,
                     .x = normed_.data(),
                     .m = rows_,
@@ -273,9 +307,8 @@ void ForwardPass::FeedForward(int layer) {
                     .y = gate_up_.data(),
                     .y_stride = gate_up_width},
                    pool_);
-  Adapt(layer, Linear::kGate, normed_, config().hidden, gate_up_.data(), gate_up_width);
-  Adapt(layer, Linear::kUp, normed_, config().hidden, gate_up_.data() + config().ffn,
-        gate_up_width);
+  Adapt(layer, Linear::kGate, normed_, gate_up_, gate_up_width);
+  Adapt(layer, Linear::kUp, normed_, gate_up_, gate_up_width);
   kernels().swiglu({.gate_up = gate_up_.data(),
                     .gate_up_stride = gate_up_width,
                     .rows = rows_,
@@ -283,7 +316,7 @@ void ForwardPass::FeedForward(int layer) {
                     .out = activated_.data(),
                     .out_stride = config().ffn},
                    pool_);
-  const Start start = {.kept = Keep(layer, Linear::kDown)};
+  const float* kept = Keep(layer, Linear::kDown);
   kernels().matmul({.w = weights(layer).down,
                     .x = activated_.data(),
                     .m = rows_,
@@ -292,7 +325,7 @@ void ForwardPass::FeedForward(int layer) {
                     .y_stride = config().hidden,
                     .accumulate = true},
                    pool_);
-  Adapt(layer, Linear::kDown, activated_, config().ffn, x_.data(), config().hidden, start);
+  Adapt(layer, Linear::kDown, activated_, x_, config().hidden, kept);
 }
 
 // Moves the row that predicts, of every sequence that wants logits, to the front and forgets the
@@ -320,7 +353,10 @@ void ForwardPass::KeepRowsWithLogits(std::span<const BatchSequence> batch) {
 }
 
 void ForwardPass::Logits(std::vector<float>& logits) {
-  Norm(x_.data(), transformer_->weights().norm, normed_.data());
+  const std::vector<float>& of_base = transformer_->weights().norm;
+  Norm(ResidualNorm(), [&](const Adapter* adapter) -> const std::vector<float>& {
+    return adapter == nullptr || adapter->own_norm.empty() ? of_base : adapter->own_norm;
+  });
   const size_t before = logits.size();
   logits.resize(before + static_cast<size_t>(rows_) * config().vocab);
   kernels().matmul({.w = transformer_->weights().output_or_embedding(),
@@ -337,37 +373,18 @@ void ForwardPass::Logits(std::vector<float>& logits) {
 void ForwardPass::AdaptLogits(float* logits) {
   const int64_t vocab = config().vocab;
   const int64_t hidden = config().hidden;
-  adapter_rows_.clear();
   for (const AdapterGroup& group : groups_) {
-    if (group.adapter == nullptr) continue;
-    if (group.adapter->own_output.rows > 0) {
-      kernels().matmul({.w = group.adapter->own_output,
-                        .x = normed_.data() + group.row_begin * hidden,
-                        .m = group.rows,
-                        .x_stride = hidden,
-                        .y = logits + group.row_begin * vocab,
-                        .y_stride = vocab},
-                       pool_);
-    }
-    const LowRank& update = group.adapter->output;
-    if (!update.present()) continue;
-    adapter_rows_.push_back({.row_begin = group.row_begin,
-                             .rows = group.rows,
-                             .a = &update.a,
-                             .b = &update.b,
-                             .scale = update.scale});
-  }
-  if (adapter_rows_.empty()) return;
-  kernels().adapters({.groups = adapter_rows_,
-                      .x = normed_.data(),
+    if (group.adapter == nullptr || group.adapter->own_output.rows == 0) continue;
+    kernels().matmul({.w = group.adapter->own_output,
+                      .x = normed_.data() + group.row_begin * hidden,
+                      .m = group.rows,
                       .x_stride = hidden,
-                      .y = logits,
+                      .y = logits + group.row_begin * vocab,
                       .y_stride = vocab},
                      pool_);
-  for (const AdapterGroup& group : groups_) {
-    if (group.adapter == nullptr) continue;
-    ApplyGain(group.adapter->output.gain, {}, group.rows, logits + group.row_begin * vocab, vocab);
   }
+  AdaptRows([](const Adapter& adapter) -> const LowRank& { return adapter.output; }, normed_.data(),
+            config().hidden, logits, vocab, {});
 }
 
 }  // namespace chorale

@@ -63,9 +63,15 @@ class ForwardPass {
   const LayerWeights& weights(int layer) const { return transformer_->weights().layers[layer]; }
   const kernels::Kernels& kernels() const { return transformer_->kernels(); }
   int qkv_width() const { return config().q_size() + 2 * config().kv_size(); }
-  void Norm(const float* x, const std::vector<float>& weight, float* out);
-  void Adapt(int layer, Linear linear, const std::vector<float>& x, int in, float* y,
-             int64_t y_stride, const Start& start = {});
+  // The weight of a norm for the rows of an adapter, or of none: its own or the base's.
+  using WeightOf = absl::FunctionRef<const std::vector<float>&(const Adapter*)>;
+  void Norm(kernels::RmsNormArgs args, WeightOf weight_of);
+  void NormLayer(int layer, LayerNorm norm, kernels::RmsNormArgs args);
+  kernels::RmsNormArgs ResidualNorm();
+  void Adapt(int layer, Linear linear, const std::vector<float>& x, std::vector<float>& y,
+             int64_t y_stride, const float* kept = nullptr);
+  void AdaptRows(absl::FunctionRef<const LowRank&(const Adapter&)> part_of, const float* x, int in,
+                 float* y, int64_t y_stride, const Start& start);
   const float* Keep(int layer, Linear linear);
   void AddRows(int row_begin, int rows, const Adapter* adapter);
 

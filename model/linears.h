@@ -1,4 +1,4 @@
-// The linear layers of a transformer block: their names in a checkpoint and their shapes.
+// The linear layers and norms of a transformer block: their names in a checkpoint, their shapes.
 #pragma once
 
 #include <array>
@@ -14,6 +14,10 @@ namespace chorale {
 inline constexpr std::array<std::string_view, kLinears> kLinearNames = {
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
+
+// Indexed by LayerNorm, likewise.
+inline constexpr std::array<std::string_view, kLayerNorms> kNormNames = {
+    "input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"};
 
 struct LinearShape {
   int out = 0;
@@ -42,6 +46,12 @@ inline LinearShape ShapeOf(const ModelConfig& config, Linear linear) {
 inline std::string ModuleName(int layer, Linear linear) {
   return "model.layers." + std::to_string(layer) + "." +
          std::string(kLinearNames[static_cast<int>(linear)]);
+}
+
+// "model.layers.3.input_layernorm"
+inline std::string ModuleName(int layer, LayerNorm norm) {
+  return "model.layers." + std::to_string(layer) + "." +
+         std::string(kNormNames[static_cast<int>(norm)]);
 }
 
 }  // namespace chorale

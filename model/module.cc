@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "model/linears.h"
 
 namespace chorale {
 namespace {
@@ -51,18 +52,30 @@ absl::Status CheckFits(const Transformer& base, const Transformer& other) {
   return absl::OkStatus();
 }
 
+// A reader's row goes through every layer with the adapter, but the keys and values it sees are the
+// writer's. So the adapter may change all but what makes keys and values, biases and norms too; its
+// own norm before a layer's projections matters for its queries.
 absl::Status CheckReader(const Module& base, const Module& module) {
   if (module.adapter == nullptr || module.transformer != base.transformer) {
     return absl::InvalidArgumentError(
         "mode icarus: the module must be an adapter on the base; for a full fine-tune use "
         "prefillshare or standard");
   }
-  for (const auto& layer : module.adapter->layers) {
-    for (Linear linear : {Linear::kK, Linear::kV}) {
-      if (!layer[static_cast<int>(linear)].present()) continue;
-      return absl::InvalidArgumentError(
-          "mode icarus: the adapter has updates of k_proj or v_proj, but keys and values are "
-          "written by the base alone; train it without them, or use mode standard");
+  const auto refuse = [](int layer, const auto& part) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "mode icarus: the adapter changes '%s', but keys and values are written by the base alone; "
+        "train it without, or use mode standard",
+        ModuleName(layer, part)));
+  };
+  const Adapter& adapter = *module.adapter;
+  for (int layer = 0; layer < static_cast<int>(adapter.layers.size()); ++layer) {
+    for (const Linear linear : {Linear::kK, Linear::kV}) {
+      if (adapter.layers[layer][static_cast<int>(linear)].changes_output()) {
+        return refuse(layer, linear);
+      }
+    }
+    if (!adapter.own_norms[layer][static_cast<int>(LayerNorm::kK)].empty()) {
+      return refuse(layer, LayerNorm::kK);
     }
   }
   return absl::OkStatus();

@@ -71,7 +71,7 @@ struct Model {
 
 // A model on `base` of its module M and, for sun, its decoder. InvalidArgument says what does not
 // fit: attention shape, dtype, vocabulary, context or rope; for icarus, a module that is not an
-// adapter on the base, or one with updates of keys or values, which no reader could see.
+// adapter on the base, or one that changes k_proj, v_proj or k_norm, which no reader could see.
 absl::StatusOr<std::shared_ptr<const Model>> MakeModel(std::string name, Mode mode,
                                                        const Module& base, const Module& module,
                                                        const Module& decoder);

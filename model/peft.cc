@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -19,101 +20,29 @@
 #include "model/dora.h"
 #include "model/linears.h"
 #include "model/peft_config.h"
+#include "model/peft_keys.h"
+#include "model/quantized_tensor.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
 
 namespace chorale {
 namespace {
 
-constexpr std::string_view kPrefix = "base_model.model.";
 constexpr char kEmbedding[] = "model.embed_tokens";
 constexpr char kOutput[] = "lm_head";
 constexpr int64_t kConfigBytesMax = 1 << 20;
 constexpr size_t kConfigKeysMax = 8192;  // of an object: a pattern for each module is many
-
-// What a tensor is to its module.
-enum class Part { kA, kB, kEmbeddingA, kEmbeddingB, kMagnitude, kWhole };
-
-// How keys end. Between a part's name and ".weight" may stand the name of the adapter.
-struct Ending {
-  std::string_view name;
-  Part part;
-};
-constexpr Ending kEndings[] = {
-    {".lora_A", Part::kA},
-    {".lora_B", Part::kB},
-    {".lora_embedding_A", Part::kEmbeddingA},
-    {".lora_embedding_B", Part::kEmbeddingB},
-    {".lora_magnitude_vector", Part::kMagnitude},
-    {".modules_to_save", Part::kWhole},
-    {".base_layer", Part::kWhole},  // a targeted embedding, saved along with its update
-};
-
-struct Place {
-  std::string module;
-  Part part = Part::kWhole;
-
-  auto operator<=>(const Place&) const = default;
-};
-
-std::string_view WithoutPrefix(std::string_view key) {
-  if (key.starts_with(kPrefix)) key.remove_prefix(kPrefix.size());
-  return key;
-}
-
-// `key` without the prefix.
-bool IsOfBody(std::string_view key) {
-  return key.starts_with("layers.") || key.starts_with("embed_tokens.");
-}
-
-// What the adapter was made for. One that has keys of both kinds was made for neither.
-absl::StatusOr<PeftBase> BaseOf(const Checkpoint& checkpoint) {
-  const Tensor* of_body = nullptr;
-  const Tensor* of_whole = nullptr;
-  for (const Tensor* tensor : checkpoint.tensors()) {
-    const std::string_view key = WithoutPrefix(tensor->name);
-    if (IsOfBody(key)) of_body = tensor;
-    if (key.starts_with("model.") || key.starts_with("lm_head.")) of_whole = tensor;
-  }
-  if (of_body == nullptr) return PeftBase::kWhole;
-  if (of_whole == nullptr) return PeftBase::kBody;
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "tensor '%s' has its name in the body of a model, but '%s' in a whole one: one adapter was "
-      "made for one of them",
-      of_body->name, of_whole->name));
-}
 
 // Of two tensors for one part, as when a file has the key with and without the adapter's name.
 bool AreEqual(const Tensor& a, const Tensor& b) {
   return a.dtype_name == b.dtype_name && a.shape == b.shape && std::ranges::equal(a.bytes, b.bytes);
 }
 
-// The module as the whole model names it, and the part, of a key.
-Place PlaceOf(std::string_view key) {
-  key = WithoutPrefix(key);
-  Place place;
-  if (IsOfBody(key)) place.module = "model.";
-  if (key.ends_with(".weight")) key.remove_suffix(std::string_view(".weight").size());
-  for (const Ending& ending : kEndings) {
-    const size_t at = key.rfind(ending.name);
-    if (at == std::string_view::npos) continue;
-    const std::string_view rest = key.substr(at + ending.name.size());
-    const bool named = rest.starts_with(".") && rest.find('.', 1) == std::string_view::npos;
-    if (!rest.empty() && !named) continue;
-    place.module += std::string(key.substr(0, at));
-    place.part = ending.part;
-    return place;
-  }
-  place.module += std::string(key);
-  return place;
-}
-
-// How a key is written when it is missing.
-std::string KeyOf(const Place& place) {
-  static constexpr const char* kEnds[] = {".lora_A.weight",         ".lora_B.weight",
-                                          ".lora_embedding_A",      ".lora_embedding_B",
-                                          ".lora_magnitude_vector", ".weight"};
-  return absl::StrCat(std::string(kPrefix), place.module, kEnds[static_cast<int>(place.part)]);
+// As packed, whatever they were before.
+bool AreEqual(const kernels::PackedMatrix& a, const kernels::PackedMatrix& b) {
+  return a.dtype == b.dtype && a.rows == b.rows && a.cols == b.cols &&
+         a.data.bytes() == b.data.bytes() &&
+         std::memcmp(a.data.data(), b.data.data(), a.data.bytes()) == 0;
 }
 
 // Tells what was read, in one form for all spellings of an adapter.
@@ -131,7 +60,7 @@ class PeftReader {
         pool_(pool) {}
 
   absl::StatusOr<std::unique_ptr<Adapter>> Read() {
-    std::map<Place, const Tensor*> tensors;
+    std::map<PeftPlace, const Tensor*> tensors;
     for (const Tensor* tensor : checkpoint_.tensors()) {
       const auto [at, is_new] = tensors.emplace(PlaceOf(tensor->name), tensor);
       if (!is_new && !AreEqual(*at->second, *tensor)) {
@@ -143,8 +72,9 @@ class PeftReader {
     }
     auto adapter = std::make_unique<Adapter>();
     RETURN_IF_ERROR(ReadLinears(*adapter));
-    RETURN_IF_ERROR(ReadOutput(*adapter));
     RETURN_IF_ERROR(ReadEmbedding(*adapter));
+    RETURN_IF_ERROR(ReadOutput(*adapter));  // its update may come on top of a saved embedding
+    RETURN_IF_ERROR(ReadNorms(*adapter));
     if (read_.empty()) {
       return absl::InvalidArgumentError(
           absl::StrFormat("adapter_config.json: field 'target_modules': %s matches no module of "
@@ -164,21 +94,28 @@ class PeftReader {
   }
 
  private:
-  bool Has(const Place& place) const { return keys_.contains(place); }
+  bool Has(const PeftPlace& place) const { return keys_.contains(place); }
 
-  // The tensor of a part, whose shape must be this.
-  absl::StatusOr<Tensor> Get(const Place& place, std::vector<int64_t> shape) {
+  // The tensor of a part, whose shape must be this. It counts as read, but not for the digest.
+  absl::StatusOr<Tensor> Find(const PeftPlace& place, std::vector<int64_t> shape) {
     const auto found = keys_.find(place);
     const std::string key = found == keys_.end() ? KeyOf(place) : found->second;
     ASSIGN_OR_RETURN(Tensor tensor, checkpoint_.Get(key, shape));
     read_.insert(place);
-    // Named by its place: spellings of one adapter have one digest.
-    Tensor named = tensor;
-    named.name = KeyOf(place);
-    digest_.AddString(named.name).AddString(DigestOfTensor(named).AsBytes());
     return tensor;
   }
-  absl::StatusOr<kernels::PackedMatrix> GetPacked(const Place& place, std::vector<int64_t> shape) {
+  // Named by its place: spellings of one adapter have one digest.
+  void AddToDigest(const PeftPlace& place, Tensor tensor) {
+    tensor.name = KeyOf(place);
+    digest_.AddString(tensor.name).AddString(DigestOfTensor(tensor).AsBytes());
+  }
+  absl::StatusOr<Tensor> Get(const PeftPlace& place, std::vector<int64_t> shape) {
+    ASSIGN_OR_RETURN(const Tensor tensor, Find(place, std::move(shape)));
+    AddToDigest(place, tensor);
+    return tensor;
+  }
+  absl::StatusOr<kernels::PackedMatrix> GetPacked(const PeftPlace& place,
+                                                  std::vector<int64_t> shape) {
     ASSIGN_OR_RETURN(const Tensor tensor, Get(place, std::move(shape)));
     return PackTensors({&tensor, 1}, kernels_, dtype_, pool_);
   }
@@ -189,36 +126,21 @@ class PeftReader {
     return static_cast<float>(scale);
   }
 
-  // What a linear layer's update comes on top of.
-  BaseRows RowsOf(int layer, Linear linear) const {
-    const LayerWeights& weights = base_.layers[layer];
-    switch (linear) {
-      case Linear::kQ:
-        return {weights.qkv, 0};
-      case Linear::kK:
-        return {weights.qkv, config_.q_size()};
-      case Linear::kV:
-        return {weights.qkv, config_.q_size() + config_.kv_size()};
-      case Linear::kO:
-        return {weights.o, 0};
-      case Linear::kGate:
-        return {weights.gate_up, 0};
-      case Linear::kUp:
-        return {weights.gate_up, config_.ffn};
-      case Linear::kDown:
-        return {weights.down, 0};
-    }
-    __builtin_unreachable();
-  }
-
-  absl::Status ReadLowRank(const std::string& module, LinearShape shape, const BaseRows& base,
+  absl::Status ReadLowRank(const std::string& module, LinearShape shape, const LinearRows& base,
                            LowRank& low_rank) {
     ASSIGN_OR_RETURN(const int rank, peft_.RankOf(module));
-    ASSIGN_OR_RETURN(low_rank.a, GetPacked({module, Part::kA}, {rank, shape.in}));
-    ASSIGN_OR_RETURN(low_rank.b, GetPacked({module, Part::kB}, {shape.out, rank}));
+    ASSIGN_OR_RETURN(low_rank.a, GetPacked({module, PeftPart::kA}, {rank, shape.in}));
+    ASSIGN_OR_RETURN(low_rank.b, GetPacked({module, PeftPart::kB}, {shape.out, rank}));
     ASSIGN_OR_RETURN(low_rank.scale, Scale(module));
+    if (peft_.has_update_biases()) {
+      const PeftPlace place = {module, PeftPart::kUpdateBias};
+      ASSIGN_OR_RETURN(const Tensor bias, Find(place, {shape.out}));
+      std::vector<float> shift = ToFloats(bias);
+      for (float& value : shift) value *= low_rank.scale;
+      Shift(place, bias, shift, low_rank);
+    }
     if (!peft_.has_magnitudes()) return absl::OkStatus();
-    ASSIGN_OR_RETURN(const Tensor magnitude, Get({module, Part::kMagnitude}, {shape.out}));
+    ASSIGN_OR_RETURN(const Tensor magnitude, Get({module, PeftPart::kMagnitude}, {shape.out}));
     low_rank.gain = DoraGain(base, low_rank, ToFloats(magnitude), kernels_, pool_);
     for (const float gain : low_rank.gain) {
       if (std::isfinite(gain)) continue;
@@ -229,51 +151,117 @@ class PeftReader {
     return absl::OkStatus();
   }
 
+  // Adds to the shift of a layer what a tensor gives. Zeros are as if they were not there.
+  void Shift(const PeftPlace& place, const Tensor& tensor, const std::vector<float>& shift,
+             LowRank& part) {
+    if (std::ranges::all_of(shift, [](float value) { return value == 0; })) return;
+    AddToDigest(place, tensor);
+    part.shift.resize(shift.size());
+    for (size_t i = 0; i < shift.size(); ++i) part.shift[i] += shift[i];
+  }
+
+  // A trained bias, in place of the base's. For `lora_only` versions of PEFT look for it under a name
+  // that it has no longer, and leave it out (issue 3306 of PEFT): then the base's stays.
+  absl::Status ReadBias(const std::string& module, bool targeted, const LinearRows& base,
+                        LowRank& part) {
+    if (base.bias.empty() || peft_.biases() == PeftBiases::kNone) return absl::OkStatus();
+    const PeftPlace place = {module, PeftPart::kBias};
+    if (peft_.biases() == PeftBiases::kOfTargets && (!targeted || !Has(place))) {
+      return absl::OkStatus();
+    }
+    ASSIGN_OR_RETURN(const Tensor bias, Find(place, {static_cast<int64_t>(base.bias.size())}));
+    std::vector<float> shift = ToFloats(bias);
+    for (size_t i = 0; i < shift.size(); ++i) shift[i] -= base.bias[i];
+    Shift(place, bias, shift, part);
+    return absl::OkStatus();
+  }
+
   absl::Status ReadLinears(Adapter& adapter) {
     adapter.layers.resize(config_.layers);
     for (int layer = 0; layer < config_.layers; ++layer) {
       for (int i = 0; i < kLinears; ++i) {
         const Linear linear = static_cast<Linear>(i);
+        const LinearRows base = RowsOf(base_.layers[layer], config_, linear);
         const std::string module = ModuleName(layer, linear);
+        LowRank& part = adapter.layers[layer][i];
         ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(module, /*is_linear=*/true));
-        if (!targeted) continue;
-        RETURN_IF_ERROR(ReadLowRank(module, ShapeOf(config_, linear), RowsOf(layer, linear),
-                                    adapter.layers[layer][i]));
+        if (targeted) RETURN_IF_ERROR(ReadLowRank(module, ShapeOf(config_, linear), base, part));
+        RETURN_IF_ERROR(ReadBias(module, targeted, base, part));
       }
     }
     return absl::OkStatus();
   }
 
-  // A whole matrix: one that is saved, or one that came along with its update.
-  absl::Status ReadWhole(const std::string& module, bool targeted, kernels::PackedMatrix& whole) {
-    const Place place = {module, Part::kWhole};
-    if (!peft_.Saves(module) && !(targeted && Has(place))) return absl::OkStatus();
-    ASSIGN_OR_RETURN(whole, GetPacked(place, {config_.vocab, config_.hidden}));
+  absl::Status ReadNorm(const std::string& module, const std::vector<float>& base,
+                        std::vector<float>& own) {
+    if (base.empty() || !peft_.Saves(module)) return absl::OkStatus();
+    const PeftPlace place = {module, PeftPart::kWhole};
+    ASSIGN_OR_RETURN(const Tensor tensor, Find(place, {static_cast<int64_t>(base.size())}));
+    std::vector<float> weight = ToFloats(tensor);
+    if (weight == base) return absl::OkStatus();
+    AddToDigest(place, tensor);
+    own = std::move(weight);
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadNorms(Adapter& adapter) {
+    adapter.own_norms.resize(config_.layers);
+    for (int layer = 0; layer < config_.layers; ++layer) {
+      for (int i = 0; i < kLayerNorms; ++i) {
+        const LayerNorm norm = static_cast<LayerNorm>(i);
+        RETURN_IF_ERROR(ReadNorm(ModuleName(layer, norm), NormOf(base_.layers[layer], norm),
+                                 adapter.own_norms[layer][i]));
+      }
+    }
+    return ReadNorm("model.norm", base_.norm, adapter.own_norm);
+  }
+
+  // A whole matrix: one that is listed, or one that PEFT saved along (save_embedding_layers). One
+  // that equals the base's, in few bits where the base has few, is as if it were not there.
+  absl::Status ReadWhole(const PeftPlace& place, const kernels::PackedMatrix& base,
+                         kernels::PackedMatrix& whole) {
+    if (!peft_.Saves(place.module) && !Has(place)) return absl::OkStatus();
+    return PackWhole(place, base, whole);
+  }
+  absl::Status PackWhole(const PeftPlace& place, const kernels::PackedMatrix& base,
+                         kernels::PackedMatrix& whole) {
+    ASSIGN_OR_RETURN(const Tensor tensor, Find(place, {config_.vocab, config_.hidden}));
+    if (IsQuantized(base.dtype)) {
+      const QuantizedTensor codes = QuantizeTensor(tensor, base.dtype, pool_);
+      if (AreEqual(kernels_.pack_quantized({&codes.view, 1}, pool_), base)) return absl::OkStatus();
+    }
+    kernels::PackedMatrix packed = PackTensors({&tensor, 1}, kernels_, dtype_, pool_);
+    if (AreEqual(packed, base)) return absl::OkStatus();
+    AddToDigest(place, tensor);
+    whole = std::move(packed);
     return absl::OkStatus();
   }
 
   absl::Status ReadOutput(Adapter& adapter) {
     ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(kOutput, /*is_linear=*/false));
-    RETURN_IF_ERROR(ReadWhole(kOutput, targeted, adapter.own_output));
+    RETURN_IF_ERROR(
+        ReadWhole({kOutput, PeftPart::kWhole}, base_.output_or_embedding(), adapter.own_output));
     if (!targeted) return absl::OkStatus();
     const kernels::PackedMatrix& under =
         adapter.own_output.rows > 0 ? adapter.own_output : base_.output_or_embedding();
-    return ReadLowRank(kOutput, {.out = config_.vocab, .in = config_.hidden}, {under, 0},
+    return ReadLowRank(kOutput, {.out = config_.vocab, .in = config_.hidden}, {under, 0, {}},
                        adapter.output);
   }
 
   absl::Status ReadEmbedding(Adapter& adapter) {
     ASSIGN_OR_RETURN(const bool targeted, peft_.Targets(kEmbedding, /*is_linear=*/false));
-    RETURN_IF_ERROR(ReadWhole(kEmbedding, targeted, adapter.own_embedding));
+    const PeftPlace whole = {kEmbedding, PeftPart::kWhole};
+    RETURN_IF_ERROR(ReadWhole(whole, base_.embedding, adapter.own_embedding));
     const bool ties = peft_.ties_weights() && config_.tied_embeddings;
     if (ties && targeted) {
       return absl::UnimplementedError(
           "adapter_config.json: field 'ensure_weight_tying': not supported for an update of "
           "embed_tokens; save it whole");
     }
-    if (ties && adapter.own_embedding.rows > 0 && adapter.own_output.rows == 0) {
-      ASSIGN_OR_RETURN(adapter.own_output,
-                       GetPacked({kEmbedding, Part::kWhole}, {config_.vocab, config_.hidden}));
+    // What was only saved along is loaded into the base's own matrix, which gives logits too.
+    const bool is_bases = config_.tied_embeddings && !peft_.Saves(kEmbedding);
+    if ((ties || is_bases) && Has(whole) && !Has({kOutput, PeftPart::kWhole})) {
+      RETURN_IF_ERROR(PackWhole(whole, base_.embedding, adapter.own_output));
     }
     if (!targeted) return absl::OkStatus();
     if (peft_.has_magnitudes()) {
@@ -281,11 +269,17 @@ class PeftReader {
           "adapter_config.json: field 'use_dora': not supported for embed_tokens; save it whole, "
           "or merge the adapter");
     }
+    if (peft_.has_update_biases()) {
+      return absl::UnimplementedError(
+          "adapter_config.json: field 'lora_bias': not supported for embed_tokens, nor by PEFT; "
+          "save it whole");
+    }
     ASSIGN_OR_RETURN(const int rank, peft_.RankOf(kEmbedding));
-    ASSIGN_OR_RETURN(const Tensor a, Get({kEmbedding, Part::kEmbeddingA}, {rank, config_.vocab}));
+    ASSIGN_OR_RETURN(const Tensor a,
+                     Get({kEmbedding, PeftPart::kEmbeddingA}, {rank, config_.vocab}));
     adapter.embedding.a = PackTransposed(a, rank, config_.vocab);
     ASSIGN_OR_RETURN(adapter.embedding.b,
-                     GetPacked({kEmbedding, Part::kEmbeddingB}, {config_.hidden, rank}));
+                     GetPacked({kEmbedding, PeftPart::kEmbeddingB}, {config_.hidden, rank}));
     ASSIGN_OR_RETURN(adapter.embedding.scale, Scale(kEmbedding));
     return absl::OkStatus();
   }
@@ -311,8 +305,8 @@ class PeftReader {
   const kernels::Kernels& kernels_;
   const kernels::DType dtype_;
   kernels::ThreadPool& pool_;
-  std::map<Place, std::string> keys_;  // as the file has them
-  std::set<Place> read_;
+  std::map<PeftPlace, std::string> keys_;  // as the file has them
+  std::set<PeftPlace> read_;
   DigestBuilder digest_;
 };
 
@@ -340,7 +334,7 @@ absl::StatusOr<std::unique_ptr<const Adapter>> LoadPeftAdapter(
   RETURN_IF_ERROR(RefusePickled(folder));
   ASSIGN_OR_RETURN(const auto checkpoint,
                    Checkpoint::OpenFile(folder + "/adapter_model.safetensors"));
-  ASSIGN_OR_RETURN(const PeftBase made_for, BaseOf(*checkpoint));
+  ASSIGN_OR_RETURN(const PeftBase made_for, MadeFor(*checkpoint));
   const absl::StatusOr<PeftConfig> peft = PeftConfig::Parse(json, config.layers, made_for);
   if (!peft.ok()) return Within(config_path, peft.status());
   ASSIGN_OR_RETURN(std::unique_ptr<Adapter> adapter,

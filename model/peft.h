@@ -15,8 +15,9 @@ namespace chorale {
 // The adapter of a folder with adapter_config.json and adapter_model.safetensors, for the model
 // whose weights are `base`. They name the module, and DoRA's gains are computed from them.
 //
-// Read are updates of linear layers, of lm_head and of embed_tokens, the first two with DoRA too,
-// and the last two saved whole.
+// Read are updates of linear layers, of lm_head and of embed_tokens, the first two with DoRA or
+// biases too; trained biases; and norms, lm_head and embed_tokens saved whole. What equals the
+// base's is dropped, and does not count for the digest.
 // Tensors are found with the name of an adapter in their keys or without it, and with the usual
 // prefix or without it. Every tensor of the file must belong to a module that adapter_config.json
 // names, and every module that it names must have its tensors.

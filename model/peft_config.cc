@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "base/status_macros.h"
 #include "model/config_fields.h"
+#include "model/linears.h"
 
 namespace chorale {
 namespace {
@@ -32,7 +33,7 @@ bool IsSet(const OrderedJson& json, const char* field) {
 
 // Fields that change results when they are set, and are not known here.
 absl::Status RefuseUnknown(const OrderedJson& json) {
-  for (const char* field : {"layer_replication", "fan_in_fan_out", "lora_bias", "use_qalora",
+  for (const char* field : {"layer_replication", "fan_in_fan_out", "use_qalora",
                             "trainable_token_indices", "target_parameters", "megatron_config",
                             "alora_invocation_tokens", "arrow_config", "use_bdlora"}) {
     if (!IsSet(json, field)) continue;
@@ -46,10 +47,6 @@ absl::Status RefuseUnknown(const OrderedJson& json) {
   if (type != "LORA") {
     return absl::UnimplementedError(
         absl::StrFormat("field 'peft_type': '%s' is not known; expected LORA", type.substr(0, 80)));
-  }
-  if (const OrderedJson bias = json.value("bias", OrderedJson("none")); bias != "none") {
-    return absl::UnimplementedError(
-        absl::StrFormat("field 'bias': %s is not supported; expected none", Shown(bias)));
   }
   // These take a part of the base's weights into the adapter: alone it means something else.
   const OrderedJson start = json.value("init_lora_weights", OrderedJson(true));
@@ -117,6 +114,32 @@ bool IsNamedBy(const std::vector<std::string>& names, std::string_view module) {
   });
 }
 
+// The modules that an adapter may have whole, as the whole model names them.
+std::vector<std::string> SavableModules(int layers) {
+  std::vector<std::string> modules = {"lm_head", "model.embed_tokens", "model.norm"};
+  for (int layer = 0; layer < layers; ++layer) {
+    for (int i = 0; i < kLayerNorms; ++i) {
+      modules.push_back(ModuleName(layer, static_cast<LayerNorm>(i)));
+    }
+  }
+  return modules;
+}
+
+// The others, those that hold modules included.
+std::vector<std::string> OtherModules(int layers) {
+  std::vector<std::string> modules = {"model", "model.layers", "model.rotary_emb"};
+  for (int layer = 0; layer < layers; ++layer) {
+    const std::string block = absl::StrCat("model.layers.", layer);
+    for (const char* part : {"", ".self_attn", ".mlp", ".mlp.act_fn"}) {
+      modules.push_back(block + part);
+    }
+    for (int i = 0; i < kLinears; ++i) {
+      modules.push_back(ModuleName(layer, static_cast<Linear>(i)));
+    }
+  }
+  return modules;
+}
+
 // The number of the first pattern in the order of the text that matches, else `fallback`.
 template <typename Number>
 absl::StatusOr<Number> FirstMatch(const std::vector<std::pair<NamePattern, Number>>& patterns,
@@ -147,7 +170,8 @@ absl::StatusOr<PeftConfig> PeftConfig::Parse(const OrderedJson& json, int layers
     ASSIGN_OR_RETURN(config.excluded_, ParseSelection(json, "exclude_modules"));
   }
   RETURN_IF_ERROR(config.ParseLayers(json, layers));
-  RETURN_IF_ERROR(config.ParseSaved(json));
+  RETURN_IF_ERROR(config.ParseBiases(json));
+  RETURN_IF_ERROR(config.ParseSaved(json, layers));
   return config;
 }
 
@@ -234,18 +258,45 @@ absl::Status PeftConfig::ParseLayerPatterns(const OrderedJson& json) {
   return absl::OkStatus();
 }
 
-absl::Status PeftConfig::ParseSaved(const OrderedJson& json) {
+absl::Status PeftConfig::ParseBiases(const OrderedJson& json) {
+  ASSIGN_OR_RETURN(update_biases_, FlagIn(json, "lora_bias"));
+  if (update_biases_ && dora_) {
+    return absl::InvalidArgumentError(
+        "field 'lora_bias': true beside use_dora, which PEFT does not allow either; train it "
+        "without one of them");
+  }
+  const OrderedJson bias = json.value("bias", OrderedJson("none"));
+  if (bias == "none") return absl::OkStatus();
+  if (bias != "lora_only" && bias != "all") {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "field 'bias': %s; expected \"none\", \"lora_only\" or \"all\"", Shown(bias)));
+  }
+  biases_ = bias == "all" ? PeftBiases::kAll : PeftBiases::kOfTargets;
+  return absl::OkStatus();
+}
+
+absl::Status PeftConfig::ParseSaved(const OrderedJson& json, int layers) {
   if (!IsSet(json, "modules_to_save")) return absl::OkStatus();
   ASSIGN_OR_RETURN(const Selection saved, ParseSelection(json, "modules_to_save"));
-  if (!json["modules_to_save"].is_array()) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "field 'modules_to_save': expected a list, found %s", Shown(json["modules_to_save"])));
+  const OrderedJson& value = json["modules_to_save"];
+  if (!value.is_array()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field 'modules_to_save': expected a list, found %s", Shown(value)));
   }
+  if (value.size() > kPatternsMax) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "field 'modules_to_save': %d names, more than %d", value.size(), kPatternsMax));
+  }
+  const std::vector<std::string> known = SavableModules(layers);
+  const std::vector<std::string> unknown = OtherModules(layers);
   for (const std::string& name : saved.names) {
-    if (name == "lm_head" || name == "embed_tokens" || name == "model.embed_tokens") continue;
+    const auto is_named = [&](const std::string& module) { return NameOf(module).ends_with(name); };
+    const auto other = std::ranges::find_if(unknown, is_named);
+    if (other == unknown.end() && std::ranges::any_of(known, is_named)) continue;
     return absl::UnimplementedError(absl::StrFormat(
-        "field 'modules_to_save': '%s' is not supported; lm_head and embed_tokens are",
-        name.substr(0, 80)));
+        "field 'modules_to_save': '%s' is not supported%s; lm_head, embed_tokens and norms are",
+        name.substr(0, 80),
+        other == unknown.end() ? "" : absl::StrFormat(", it means '%s' too", *other)));
   }
   saved_ = saved.names;
   return absl::OkStatus();
@@ -294,8 +345,11 @@ absl::StatusOr<bool> PeftConfig::Targets(const std::string& module, bool is_line
   return IsChosenLayer(module);
 }
 
+// Unlike a target, a name need not begin where a part of the module's name does: "norm" means every
+// norm.
 bool PeftConfig::Saves(const std::string& module) const {
-  return IsNamedBy(saved_, NameOf(module));
+  const std::string_view name = NameOf(module);
+  return std::ranges::any_of(saved_, [&](const std::string& end) { return name.ends_with(end); });
 }
 
 absl::StatusOr<int> PeftConfig::RankOf(const std::string& module) const {

@@ -19,26 +19,33 @@ namespace chorale {
 // "lm_head") or its body alone ("layers.0...", no lm_head).
 enum class PeftBase { kWhole, kBody };
 
+// Whose biases were trained in place of the base's: those of the modules that have updates, or all.
+enum class PeftBiases { kNone, kOfTargets, kAll };
+
 // Modules are asked for by their names in the whole model: "model.layers.0.self_attn.q_proj",
 // "lm_head", "model.embed_tokens". They are matched by the names that they have in the model that
 // the adapter was made for, as PEFT did.
 class PeftConfig {
  public:
   // InvalidArgument names the field, its value and what is allowed; Unimplemented a feature that
-  // changes results and is not known: biases, layer replication and the like, and starts that
-  // change the base's weights. Patterns are tried in the order of the text.
+  // changes results and is not known: layer replication and the like, modules saved whole that are
+  // not norms, lm_head or embed_tokens, and starts that change the base's weights. Patterns are
+  // tried in the order of the text.
   static absl::StatusOr<PeftConfig> Parse(const OrderedJson& json, int layers, PeftBase base);
 
   // Whether the module has an update. `is_linear`: all-linear means it. InvalidArgument, here and
   // below, names a field whose pattern cannot be decided (name_pattern.h).
   absl::StatusOr<bool> Targets(const std::string& module, bool is_linear) const;
-  // Whether the module is saved whole (modules_to_save).
+  // Whether the module is saved whole (modules_to_save): its name ends with one that is listed.
   bool Saves(const std::string& module) const;
   absl::StatusOr<int> RankOf(const std::string& module) const;
   // alpha / r, or alpha / sqrt(r) with rslora.
   absl::StatusOr<double> ScaleOf(const std::string& module) const;
   // Whether updates of linear layers and of lm_head have magnitudes (DoRA).
   bool has_magnitudes() const { return dora_; }
+  // Whether updates have biases of their own (lora_bias), scaled as the updates are.
+  bool has_update_biases() const { return update_biases_; }
+  PeftBiases biases() const { return biases_; }
   // A whole embedding stands for a tied output matrix too.
   bool ties_weights() const { return ties_weights_; }
   // The field target_modules as it is, for errors.
@@ -59,7 +66,8 @@ class PeftConfig {
   absl::Status ParseRanks(const OrderedJson& json);
   absl::Status ParseLayers(const OrderedJson& json, int layers);
   absl::Status ParseLayerPatterns(const OrderedJson& json);
-  absl::Status ParseSaved(const OrderedJson& json);
+  absl::Status ParseBiases(const OrderedJson& json);
+  absl::Status ParseSaved(const OrderedJson& json, int layers);
   std::string_view NameOf(std::string_view module) const;
   absl::StatusOr<bool> IsIn(const Selection& selection, std::string_view name) const;
   absl::StatusOr<bool> IsChosenLayer(const std::string& module) const;
@@ -76,6 +84,8 @@ class PeftConfig {
   Patterns<double> alphas_;
   bool rslora_ = false;
   bool dora_ = false;
+  bool update_biases_ = false;
+  PeftBiases biases_ = PeftBiases::kNone;
   bool ties_weights_ = false;
   std::string targets_text_;
 };

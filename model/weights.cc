@@ -190,7 +190,50 @@ TensorDigests Tensors::Digests(const std::string& cache) {
   return digests_;
 }
 
+// The part of a vector over all rows of a matrix, if there is one.
+std::span<const float> PartOf(const std::vector<float>& whole, int begin, int size) {
+  return whole.empty() ? std::span<const float>() : std::span(whole).subspan(begin, size);
+}
+
 }  // namespace
+
+LinearRows RowsOf(const LayerWeights& weights, const ModelConfig& config, Linear linear) {
+  const int out = ShapeOf(config, linear).out;
+  const auto of_qkv = [&](int begin) {
+    return LinearRows{weights.qkv, begin, PartOf(weights.qkv_bias, begin, out)};
+  };
+  switch (linear) {
+    case Linear::kQ:
+      return of_qkv(0);
+    case Linear::kK:
+      return of_qkv(config.q_size());
+    case Linear::kV:
+      return of_qkv(config.q_size() + config.kv_size());
+    case Linear::kO:
+      return {weights.o, 0, weights.o_bias};
+    case Linear::kGate:
+      return {weights.gate_up, 0, {}};
+    case Linear::kUp:
+      return {weights.gate_up, config.ffn, {}};
+    case Linear::kDown:
+      return {weights.down, 0, {}};
+  }
+  __builtin_unreachable();
+}
+
+const std::vector<float>& NormOf(const LayerWeights& weights, LayerNorm norm) {
+  switch (norm) {
+    case LayerNorm::kAttention:
+      return weights.attention_norm;
+    case LayerNorm::kFfn:
+      return weights.ffn_norm;
+    case LayerNorm::kQ:
+      return weights.q_norm;
+    case LayerNorm::kK:
+      return weights.k_norm;
+  }
+  __builtin_unreachable();
+}
 
 kernels::MatrixView ViewOf(const Tensor& tensor, kernels::Buffer& copy) {
   const void* data = tensor.bytes.data();

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "base/hash.h"
 #include "kernels/kernels.h"
+#include "model/adapter.h"
 #include "model/config.h"
 #include "model/safetensors.h"
 
@@ -44,6 +45,16 @@ struct Weights {
     return output.rows > 0 ? output : embedding;
   }
 };
+
+// Where a linear layer lies: some rows of a packed matrix, from `begin` on, and its bias.
+struct LinearRows {
+  const kernels::PackedMatrix& matrix;
+  int begin = 0;
+  std::span<const float> bias;  // [out], empty without
+};
+LinearRows RowsOf(const LayerWeights& weights, const ModelConfig& config, Linear linear);
+// The weight of a norm, empty where the model has none.
+const std::vector<float>& NormOf(const LayerWeights& weights, LayerNorm norm);
 
 // Checks that every tensor is there with its shape before any is packed. With `quantization` set
 // matrices are held in 8 or 4 bits; a converted checkpoint is in its own already. Errors as in

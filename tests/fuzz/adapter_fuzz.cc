@@ -1,4 +1,5 @@
-// Any bytes as an adapter: up to the first zero byte its adapter_config.json, then its tensors.
+// Any bytes as an adapter: up to the first zero byte its adapter_config.json, then its tensors. One
+// that is taken is run too.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -6,18 +7,20 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/check.h"
 #include "model/random_checkpoint.h"
 #include "model/transformer.h"
 #include "tests/fuzz/fuzz_folder.h"
+#include "tests/model/model_run.h"
 
 namespace {
 
 std::unique_ptr<const chorale::Transformer> LoadBase(chorale::kernels::ThreadPool& pool) {
   using namespace chorale;
   ModelConfig config;
-  config.architecture = "LlamaForCausalLM";
+  config.architecture = "Qwen3ForCausalLM";
   config.layers = 2;
   config.hidden = 4;
   config.heads = 2;
@@ -27,6 +30,7 @@ std::unique_ptr<const chorale::Transformer> LoadBase(chorale::kernels::ThreadPoo
   config.vocab = 6;
   config.positions_max = 64;
   config.norm_eps = 1e-6f;
+  config.qkv_bias = config.o_bias = config.qk_norm = true;
   const std::string folder = FuzzFolder() + "/base";
   std::filesystem::create_directories(folder);
   CHECK(WriteRandomCheckpoint(folder, config, kernels::DType::kF32, 1).ok());
@@ -45,6 +49,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   WriteFuzzFile("adapter_config.json", input.substr(0, split));
   WriteFuzzFile("adapter_model.safetensors", input.substr(std::min(split + 1, input.size())));
   static const auto model = LoadBase(pool);
-  (void)model->LoadAdapter(FuzzFolder(), pool);
+  const auto adapter = model->LoadAdapter(FuzzFolder(), pool);
+  if (adapter.ok()) LogitsOf(*model, std::vector<TokenId>{1, 5, 0}, /*chunk=*/2, adapter->get());
   return 0;
 }

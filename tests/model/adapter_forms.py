@@ -1,126 +1,24 @@
 """Every form in which PEFT writes an adapter, against a plain forward pass in Python's doubles.
 
-Usage: adapter_forms.py PATH-OF-adapter_logits. Writes a small model and adapters of every form, asks
-the program for their logits, and compares them with its own. Needs nothing but Python.
+Usage: adapter_forms.py PATH-OF-adapter_logits. Writes a small model and adapters of every form,
+asks the program for their logits, and compares them with its own. Needs nothing but Python.
 """
 
 import json
 import math
 import os
-import random
 import re
-import struct
 import subprocess
 import sys
 import tempfile
 import unittest
 
-LAYERS, HIDDEN, HEADS, KV_HEADS, DIM, FFN, VOCAB = 2, 16, 4, 2, 4, 24, 40
-TOKENS = [3, 17, 29, 3, 8, 33, 21]
+from plain_model import (Base, base_weights, BIASED, DIM, FFN, HEAD_NORMS, HEADS, HIDDEN,
+                         KV_HEADS, LAYERS, LINEARS, matrix, MODULES, norm_weight, NORMS,
+                         plain_logits, SHAPES, SIZES, TOKENS, VOCAB, write_tensors)
+
 LOGITS_MAX = 1e-3
 PROGRAM = None
-
-LINEARS = {'self_attn.q_proj': (HEADS * DIM, HIDDEN), 'self_attn.k_proj': (KV_HEADS * DIM, HIDDEN),
-           'self_attn.v_proj': (KV_HEADS * DIM, HIDDEN), 'self_attn.o_proj': (HIDDEN, HEADS * DIM),
-           'mlp.gate_proj': (FFN, HIDDEN), 'mlp.up_proj': (FFN, HIDDEN),
-           'mlp.down_proj': (HIDDEN, FFN)}
-MODULES = {f'model.layers.{i}.{name}': shape for i in range(LAYERS)
-           for name, shape in LINEARS.items()}
-MODULES['lm_head'] = (VOCAB, HIDDEN)
-SHAPES = {**MODULES, 'model.embed_tokens': (VOCAB, HIDDEN)}
-
-
-def matrix(rows, cols, seed, size=0.5):
-    draw = random.Random(seed)
-    return [[struct.unpack('<f', struct.pack('<f', draw.uniform(-size, size)))[0]
-             for _ in range(cols)] for _ in range(rows)]
-
-
-def write_tensors(path, tensors):
-    """A safetensors file of f32 matrices, and vectors as one row."""
-    header, data = {}, b''
-    for name, rows in sorted(tensors.items()):
-        flat = [x for row in rows for x in row]
-        raw = struct.pack(f'<{len(flat)}f', *flat)
-        is_vector = re.search(r'norm\.weight$|\.bias$|lora_magnitude_vector', name)
-        shape = [len(rows[0])] if is_vector else [len(rows), len(rows[0])]
-        header[name] = {'dtype': 'F32', 'shape': shape,
-                        'data_offsets': [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps(header).encode()
-    text += b' ' * (-len(text) % 8)
-    with open(path, 'wb') as out:
-        out.write(struct.pack('<Q', len(text)) + text + data)
-
-
-BIASED = [m for m in MODULES if '.self_attn.' in m]
-
-
-def base_weights(tied, biased=False):
-    weights = {f'{name}.weight': matrix(*shape, seed=name) for name, shape in SHAPES.items()}
-    if tied:
-        del weights['lm_head.weight']
-    if biased:
-        for module in BIASED:
-            weights[f'{module}.bias'] = matrix(1, SHAPES[module][0], module + 'bias')
-    norms = ['model.norm'] + [f'model.layers.{i}.{n}' for i in range(LAYERS)
-                              for n in ('input_layernorm', 'post_attention_layernorm')]
-    for name in norms:
-        weights[f'{name}.weight'] = [[1 + x for x in matrix(1, HIDDEN, name)[0]]]
-    return weights
-
-
-def times(rows, x):
-    return [math.fsum(a * b for a, b in zip(row, x)) for row in rows]
-
-
-def norm(weight, x):
-    scale = 1 / math.sqrt(sum(v * v for v in x) / len(x) + 1e-6)
-    return [v * scale * w for v, w in zip(x, weight[0])]
-
-
-def rotate(x, position):
-    out = []
-    for head in range(0, len(x), DIM):
-        half = DIM // 2
-        a, b = x[head:head + half], x[head + half:head + DIM]
-        angles = [position * 10000 ** (-2 * i / DIM) for i in range(half)]
-        out += [p * math.cos(t) - q * math.sin(t) for p, q, t in zip(a, b, angles)]
-        out += [q * math.cos(t) + p * math.sin(t) for p, q, t in zip(a, b, angles)]
-    return out
-
-
-def plain_logits(weights):
-    """Of the last of TOKENS, with the weights as they are."""
-    x = [list(weights['model.embed_tokens.weight'][t]) for t in TOKENS]
-    for i in range(LAYERS):
-        at = f'model.layers.{i}.'
-        w = {name: weights[f'{at}{name}.weight'] for name in LINEARS}
-
-        def out(name, row):
-            bias = weights.get(f'{at}{name}.bias', [[0] * len(w[name])])[0]
-            return [a + b for a, b in zip(times(w[name], row), bias)]
-        normed = [norm(weights[f'{at}input_layernorm.weight'], row) for row in x]
-        q = [rotate(out('self_attn.q_proj', row), t) for t, row in enumerate(normed)]
-        k = [rotate(out('self_attn.k_proj', row), t) for t, row in enumerate(normed)]
-        v = [out('self_attn.v_proj', row) for row in normed]
-        for t in range(len(x)):
-            mixed = []
-            for head in range(HEADS):
-                kv = head // (HEADS // KV_HEADS) * DIM
-                query = q[t][head * DIM:(head + 1) * DIM]
-                scores = [math.exp(sum(a * b for a, b in zip(query, k[s][kv:kv + DIM]))
-                                   / math.sqrt(DIM)) for s in range(t + 1)]
-                mixed += [sum(scores[s] * v[s][kv + d] for s in range(t + 1)) / sum(scores)
-                          for d in range(DIM)]
-            x[t] = [a + b for a, b in zip(x[t], out('self_attn.o_proj', mixed))]
-        for t, row in enumerate(x):
-            normed = norm(weights[f'{at}post_attention_layernorm.weight'], row)
-            gate, up = times(w['mlp.gate_proj'], normed), times(w['mlp.up_proj'], normed)
-            hidden = [g / (1 + math.exp(-g)) * u for g, u in zip(gate, up)]
-            x[t] = [a + b for a, b in zip(row, times(w['mlp.down_proj'], hidden))]
-    output = weights.get('lm_head.weight', weights['model.embed_tokens.weight'])
-    return times(output, norm(weights['model.norm.weight'], x[-1]))
 
 
 class Form:
@@ -128,14 +26,22 @@ class Form:
 
     def __init__(self, targets, names=None, rank=4, alpha=6.0, ranks=None, alphas=None, saved=(),
                  key='base_model.model.{}', end='', fields=None, rslora=False, body=False,
-                 magnitude='.lora_magnitude_vector'):
-        """`body`: made for the model without its output, whose names lack 'model.'."""
+                 magnitude='.lora_magnitude_vector', same=(), biases=(), same_biases=(),
+                 bias_key='.bias', own_biases=None):
+        """`body`: made for the model without its output, whose names lack 'model.'.
+
+        `saved` are whole modules, `biases` trained biases in place of the base's, with `bias_key`.
+        `same` and `same_biases` are in the file too, as the base has them. `own_biases`, of
+        updates, are all of this value, if it is a value.
+        """
         self.names = names if names is not None else [m for m in SHAPES if targets(m)]
         self.rank, self.alpha, self.rslora = rank, alpha, rslora
         self.ranks, self.alphas = ranks or {}, alphas or {}
         self.saved, self.key, self.end = saved, key, end
         self.fields, self.body = fields or {}, body
         self.magnitude = magnitude  # how its keys end, with DoRA
+        self.same, self.biases, self.same_biases = same, biases, same_biases
+        self.bias_key, self.own_biases = bias_key, own_biases
 
     def key_of(self, module):
         return self.key.format(module.removeprefix('model.') if self.body else module)
@@ -157,8 +63,18 @@ class Form:
     def magnitudes(self, module):
         return [[1 + x for x in matrix(1, SHAPES[module][0], module + 'm')[0]]]
 
-    def tensors(self):
+    def own_bias(self, module):
+        if self.own_biases is not None:
+            return [[self.own_biases] * SHAPES[module][0]]
+        return matrix(1, SHAPES[module][0], module + 'own bias')
+
+    def whole(self, module):
+        return norm_weight(module, 's') if module in SIZES else matrix(*SHAPES[module],
+                                                                       's' + module)
+
+    def tensors(self, base):
         result = {}
+        old = base_weights(base)
         for module in self.names:
             a, b = self.pair(module)
             kind = 'embedding_' if module == 'model.embed_tokens' else ''
@@ -167,23 +83,34 @@ class Form:
             result[self.key_of(module) + f'.lora_{kind}B{self.end}{weight}'] = b
             if self.fields.get('use_dora'):
                 result[self.key_of(module) + self.magnitude] = self.magnitudes(module)
+            if self.fields.get('lora_bias'):
+                result[self.key_of(module) + f'.lora_B{self.end}.bias'] = self.own_bias(module)
+        name = f'.modules_to_save{self.end}' if self.end else ''
         for module in self.saved:
-            name = f'.modules_to_save{self.end}' if self.end else ''
-            result[self.key_of(module) + f'{name}.weight'] = matrix(*SHAPES[module], 's' + module)
+            result[self.key_of(module) + f'{name}.weight'] = self.whole(module)
+        for module in self.same:
+            kept = 'model.embed_tokens' if base.tied and module == 'lm_head' else module
+            result[self.key_of(module) + f'{name}.weight'] = old[f'{kept}.weight']
+        for module in self.biases:
+            result[self.key_of(module) + self.bias_key] = matrix(1, SHAPES[module][0], module + 't')
+        for module in self.same_biases:
+            result[self.key_of(module) + self.bias_key] = old[f'{module}.bias']
         return result
 
     def config(self):
         return {'peft_type': 'LORA', 'r': self.rank, 'lora_alpha': self.alpha, 'bias': 'none',
                 'use_rslora': self.rslora, **self.fields}
 
-    def weights(self, tied, biased=False):
+    def weights(self, base):
         """The base with what the adapter adds."""
-        weights = base_weights(tied, biased)
+        weights = base_weights(base)
+        tied = base.tied
         if tied and ('lm_head' in self.names or self.saved):
             weights['lm_head.weight'] = weights['model.embed_tokens.weight']
         for module in self.saved:
-            weights[f'{module}.weight'] = matrix(*SHAPES[module], 's' + module)
-        if self.fields.get('ensure_weight_tying'):
+            weights[f'{module}.weight'] = self.whole(module)
+        along = 'model.embed_tokens' in self.saved and 'modules_to_save' not in self.fields
+        if self.fields.get('ensure_weight_tying') or (tied and along):
             weights['lm_head.weight'] = weights['model.embed_tokens.weight']
         for module in self.names:
             a, b = self.pair(module)
@@ -202,6 +129,13 @@ class Form:
                 new = [[size / math.sqrt(math.fsum(x * x for x in row)) * x for x in row]
                        for size, row in zip(self.magnitudes(module)[0], new)]
             weights[f'{module}.weight'] = new
+        for module in self.biases:
+            weights[f'{module}.bias'] = matrix(1, SHAPES[module][0], module + 't')
+        for module in self.names if self.fields.get('lora_bias') else ():
+            old = weights.get(f'{module}.bias', [[0] * SHAPES[module][0]])[0]
+            scale = self.scale_of(module)
+            weights[f'{module}.bias'] = [
+                [x + scale * y for x, y in zip(old, self.own_bias(module)[0])]]
         return weights
 
 
@@ -299,8 +233,44 @@ FORMS = {
     'saved output: adapter in keys': Form(has('q_proj'), saved=['lm_head'], end='.default',
                                           fields=fields(target_modules=['q_proj'],
                                                         modules_to_save=['lm_head'])),
-    'saved embedding': Form(has('q_proj'), saved=['model.embed_tokens'], fields=fields(
+    'saved embedding: listed': Form(has('q_proj'), saved=['model.embed_tokens'], fields=fields(
         target_modules=['q_proj'], modules_to_save=['embed_tokens'])),
+    'saved embedding: along': Form(has('q_proj'), saved=['model.embed_tokens'], same=['lm_head'],
+                                   fields=fields(target_modules=['q_proj'])),
+    'suffixes: embeddings of the base saved along': Form(
+        has('q_proj', 'v_proj'), same=['model.embed_tokens', 'lm_head'],
+        fields=fields(target_modules=['q_proj', 'v_proj'])),
+    'output: its matrix saved along': Form(None, ['lm_head'], same=['lm_head'], key='{}',
+                                           fields=fields(target_modules=['lm_head'])),
+    'biases of updates: plain': Form(linear, fields=fields(
+        target_modules='all-linear', lora_bias=True)),
+    'biases of updates: adapter in keys': Form(linear, end='.default', fields=fields(
+        target_modules='all-linear', lora_bias=True)),
+    'scaled biases of updates': Form(
+        has('q_proj', 'down_proj'), rslora=True, alphas={'model.layers.1.mlp.down_proj': 2.5},
+        fields=fields(target_modules=['q_proj', 'down_proj'], lora_bias=True,
+                      alpha_pattern={'1.mlp.down_proj': 2.5})),
+    'bias of the update of the output': Form(None, ['lm_head'], fields=fields(
+        target_modules=['lm_head'], lora_bias=True)),
+    'suffixes: biases of zero': Form(has('q_proj', 'v_proj'), own_biases=0.0, fields=fields(
+        target_modules=['q_proj', 'v_proj'], lora_bias=True)),
+    'suffixes: biases that no layer has': Form(has('q_proj', 'v_proj'), fields=fields(
+        target_modules=['q_proj', 'v_proj'], bias='all')),
+    'saved norms: names': Form(has('q_proj'), saved=NORMS, fields=fields(
+        target_modules=['q_proj'],
+        modules_to_save=['input_layernorm', 'post_attention_layernorm', 'model.norm'])),
+    'saved norms: end of a name': Form(has('q_proj'), saved=NORMS, fields=fields(
+        target_modules=['q_proj'], modules_to_save=['norm'])),
+    'saved norms: adapter in keys': Form(has('q_proj'), saved=NORMS, end='.default', fields=fields(
+        target_modules=['q_proj'], modules_to_save=['norm'])),
+    'saved norms: body alone': Form(has('q_proj'), saved=NORMS, body=True, fields=fields(
+        target_modules=['q_proj'], modules_to_save=['norm'])),
+    'saved norms of layers': Form(has('q_proj'), saved=NORMS[1:], fields=fields(
+        target_modules=['q_proj'], modules_to_save=['layernorm'])),
+    'saved last norm': Form(has('q_proj'), saved=NORMS[:1], fields=fields(
+        target_modules=['q_proj'], modules_to_save=['model.norm'])),
+    'suffixes: norms of the base saved': Form(has('q_proj', 'v_proj'), same=NORMS, fields=fields(
+        target_modules=['q_proj', 'v_proj'], modules_to_save=['norm'])),
     'saved embedding and output': Form(has('v_proj'), saved=['model.embed_tokens', 'lm_head'],
                                        fields=fields(target_modules=['v_proj'], modules_to_save=[
                                            'embed_tokens', 'lm_head'])),
@@ -309,32 +279,82 @@ BIASED_FORMS = {
     'suffixes': FORMS['suffixes'],
     'all linear': FORMS['all linear: word'],
     'magnitudes': FORMS['magnitudes: bare'],
+    'biases: all': Form(has('q_proj'), biases=BIASED, fields=fields(
+        target_modules=['q_proj'], bias='all')),
+    'biases: all, of wrapped layers': Form(has('q_proj'), biases=BIASED,
+                                           bias_key='.base_layer.bias', fields=fields(
+                                               target_modules=['q_proj'], bias='all')),
+    'biases of targets: plain': Form(has('q_proj', 'o_proj'), biases=list(
+        filter(has('q_proj', 'o_proj'), BIASED)), fields=fields(
+            target_modules=['q_proj', 'o_proj'], bias='lora_only')),
+    'biases of targets: body alone': Form(has('q_proj', 'o_proj'), body=True, biases=list(
+        filter(has('q_proj', 'o_proj'), BIASED)), fields=fields(
+            target_modules=['q_proj', 'o_proj'], bias='lora_only')),
+    'biases of targets: among all': Form(
+        has('q_proj', 'o_proj'), biases=list(filter(has('q_proj', 'o_proj'), BIASED)),
+        same_biases=list(filter(has('k_proj', 'v_proj'), BIASED)),
+        fields=fields(target_modules=['q_proj', 'o_proj'], bias='all')),
+    'suffixes: biases of the base': Form(has('q_proj', 'v_proj'), same_biases=BIASED, fields=fields(
+        target_modules=['q_proj', 'v_proj'], bias='all')),
+    'suffixes: biases that PEFT left out': Form(has('q_proj', 'v_proj'), fields=fields(
+        target_modules=['q_proj', 'v_proj'], bias='lora_only')),
+    'biases of updates': FORMS['biases of updates: plain'],
+    'biases of both kinds': Form(linear, biases=BIASED, fields=fields(
+        target_modules='all-linear', bias='all', lora_bias=True)),
+    'magnitudes and biases': Form(linear, biases=BIASED, fields=fields(
+        target_modules='all-linear', bias='all', use_dora=True)),
+}
+HEAD_NORM_FORMS = {
+    'suffixes': FORMS['suffixes'],
+    'saved norms of layers': FORMS['saved norms of layers'],
+    'every norm: end of a name': Form(has('q_proj', 'k_proj'), saved=NORMS + HEAD_NORMS,
+                                      fields=fields(target_modules=['q_proj', 'k_proj'],
+                                                    modules_to_save=['norm'])),
+    'every norm: names': Form(has('q_proj', 'k_proj'), saved=NORMS + HEAD_NORMS, fields=fields(
+        target_modules=['q_proj', 'k_proj'], modules_to_save=[
+            'model.norm', 'layernorm', 'self_attn.q_norm', 'k_norm'])),
+    'norm of queries': Form(has('q_proj'), saved=HEAD_NORMS[::2], fields=fields(
+        target_modules=['q_proj'], modules_to_save=['q_norm'])),
 }
 TIED_FORMS = {
     'magnitudes of the output': FORMS['magnitudes of the output'],
     'output': FORMS['output'],
     'embedding': FORMS['embedding'],
     'saved output': FORMS['saved output: plain'],
-    'saved embedding': FORMS['saved embedding'],
-    'saved embedding, tied': Form(has('q_proj'), saved=['model.embed_tokens'], fields=fields(
-        target_modules=['q_proj'], modules_to_save=['embed_tokens'], ensure_weight_tying=True)),
+    'saved embedding': FORMS['saved embedding: listed'],
+    'saved embedding, tied: along': Form(has('q_proj'), saved=['model.embed_tokens'], fields=fields(
+        target_modules=['q_proj'])),
+    'magnitudes of a saved output, tied': Form(
+        None, ['lm_head'], saved=['model.embed_tokens'],
+        fields=fields(target_modules=['lm_head'], use_dora=True)),
+    'output: embeddings of the base saved along': Form(
+        None, ['lm_head'], same=['model.embed_tokens', 'lm_head'],
+        fields=fields(target_modules=['lm_head'])),
+    'bias of the update of the output': FORMS['bias of the update of the output'],
+    'saved norms': FORMS['saved norms: names'],
+    'saved embedding, tied: listed': Form(
+        has('q_proj'), saved=['model.embed_tokens'],
+        fields=fields(target_modules=['q_proj'], modules_to_save=['embed_tokens'],
+                      ensure_weight_tying=True)),
 }
 
 
 class AdapterForms(unittest.TestCase):
-    def run_forms(self, forms, tied, biased, kernels):
+    def run_forms(self, forms, kind, kernels):
         with tempfile.TemporaryDirectory() as folder:
             base = os.path.join(folder, 'base')
             os.mkdir(base)
             with open(os.path.join(base, 'config.json'), 'w', encoding='utf-8') as out:
-                json.dump({'architectures': ['LlamaForCausalLM'], 'num_hidden_layers': LAYERS,
+                json.dump({'architectures': ['Qwen3ForCausalLM' if kind.head_norms
+                                             else 'LlamaForCausalLM'], 'num_hidden_layers': LAYERS,
                            'hidden_size': HIDDEN, 'num_attention_heads': HEADS,
                            'num_key_value_heads': KV_HEADS, 'head_dim': DIM,
                            'intermediate_size': FFN, 'vocab_size': VOCAB,
                            'max_position_embeddings': 64, 'rms_norm_eps': 1e-6,
-                           'tie_word_embeddings': tied, 'attention_bias': biased,
+                           'tie_word_embeddings': kind.tied,
+                           'attention_bias': kind.biased,
                            'torch_dtype': 'float32'}, out)
-            write_tensors(os.path.join(base, 'model.safetensors'), base_weights(tied, biased))
+            write_tensors(os.path.join(base, 'model.safetensors'), base_weights(kind))
             paths = []
             for i, form in enumerate(forms.values()):
                 paths.append(os.path.join(folder, f'adapter-{i}'))
@@ -342,19 +362,20 @@ class AdapterForms(unittest.TestCase):
                 with open(os.path.join(paths[-1], 'adapter_config.json'), 'w',
                           encoding='utf-8') as out:
                     json.dump(form.config(), out)
-                write_tensors(os.path.join(paths[-1], 'adapter_model.safetensors'), form.tensors())
+                write_tensors(os.path.join(paths[-1], 'adapter_model.safetensors'),
+                              form.tensors(kind))
             lines = subprocess.run([PROGRAM, base, kernels, ','.join(map(str, TOKENS)), *paths],
                                    check=True, capture_output=True, text=True).stdout.splitlines()
             return [json.loads(line) for line in lines]
 
-    def check(self, forms, tied, biased=False):
-        plain = plain_logits(base_weights(tied, biased))
-        expected = [plain_logits(form.weights(tied, biased)) for form in forms.values()]
+    def check(self, forms, kind):
+        plain = plain_logits(base_weights(kind))
+        expected = [plain_logits(form.weights(kind)) for form in forms.values()]
         for kernels in ('reference', 'cpu'):
             digests = {}
             for (name, _), want, got in zip(forms.items(), expected,
-                                            self.run_forms(forms, tied, biased, kernels)):
-                with self.subTest(form=name, tied=tied, kernels=kernels):
+                                            self.run_forms(forms, kind, kernels)):
+                with self.subTest(form=name, kind=kind, kernels=kernels):
                     self.assertNotIn('error', got)
                     off = max(abs(a - b) for a, b in zip(got['logits'], want))
                     self.assertLess(off, LOGITS_MAX)
@@ -366,13 +387,16 @@ class AdapterForms(unittest.TestCase):
 
     def test_every_form_gives_the_logits_of_a_plain_forward_pass(self):
         self.assertGreaterEqual(len(FORMS), 24)
-        self.check(FORMS, tied=False)
+        self.check(FORMS, Base())
 
     def test_so_do_those_of_tied_embeddings(self):
-        self.check(TIED_FORMS, tied=True)
+        self.check(TIED_FORMS, Base(tied=True))
 
     def test_so_do_those_of_a_base_with_biases(self):
-        self.check(BIASED_FORMS, tied=False, biased=True)
+        self.check(BIASED_FORMS, Base(biased=True))
+
+    def test_so_do_those_of_a_base_with_norms_of_heads(self):
+        self.check(HEAD_NORM_FORMS, Base(head_norms=True))
 
 
 if __name__ == '__main__':

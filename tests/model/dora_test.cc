@@ -22,7 +22,7 @@ TEST(Dora, GainGivesEveryRowOfItsPartTheLengthOfItsMagnitude) {
     update.b = pack(b, 2);
     update.scale = 2;
     const std::vector<float> gain =
-        DoraGain({base, 1}, update, std::vector<float>{10, 1}, *table, pool);
+        DoraGain({base, 1, {}}, update, std::vector<float>{10, 1}, *table, pool);
     ASSERT_EQ(gain.size(), 2u);
     EXPECT_FLOAT_EQ(gain[0], 10 / 5.0f) << table->name;
     EXPECT_FLOAT_EQ(gain[1], 1 / std::sqrt(10.0f)) << table->name;
@@ -32,7 +32,7 @@ TEST(Dora, GainGivesEveryRowOfItsPartTheLengthOfItsMagnitude) {
 TEST(Dora, TheGainLeavesWhereTheOutputStartedAsItIs) {
   const std::vector<float> gain = {2, 3}, bias = {1, 10}, kept = {5, 50, 0, 7, 70, 0};
   std::vector<float> y = {8, 64, -1, 8, 80, -1};
-  ApplyGain(gain, {.bias = bias.data(), .kept = kept.data()}, 2, y.data(), 3);
+  ApplyGain(gain, {.bias = bias, .kept = kept.data()}, 2, y.data(), 3);
   EXPECT_EQ(y, (std::vector<float>{10, 72, -1, 8, 80, -1}));
   ApplyGain(gain, {}, 1, y.data(), 3);
   EXPECT_EQ(y, (std::vector<float>{20, 216, -1, 8, 80, -1}));

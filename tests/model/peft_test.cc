@@ -229,7 +229,6 @@ TEST_F(PeftTest, NamesTheFieldAndItsValue) {
       {"use_rslora", 1, absl::StatusCode::kInvalidArgument, "'use_rslora': expected true or false"},
       {"init_lora_weights", "pissa_niter_4", absl::StatusCode::kUnimplemented,
        "\"pissa_niter_4\" changes the base's weights"},
-      {"lora_bias", true, absl::StatusCode::kUnimplemented, "'lora_bias'"},
       {"trainable_token_indices", {1}, absl::StatusCode::kUnimplemented, "'trainable_token"},
       {"r", 0, absl::StatusCode::kInvalidArgument, "'r': 0 is not within"},
       {"r", 1 << 20, absl::StatusCode::kInvalidArgument, "'r': 1048576 is not within"},
@@ -237,8 +236,8 @@ TEST_F(PeftTest, NamesTheFieldAndItsValue) {
       {"lora_alpha", 1e9, absl::StatusCode::kInvalidArgument, "'lora_alpha': 1000000000.0"},
       {"layers_to_transform", {2}, absl::StatusCode::kInvalidArgument, "2 is not a layer"},
       {"use_dora", 1, absl::StatusCode::kInvalidArgument, "'use_dora': expected true or false"},
-      {"bias", "all", absl::StatusCode::kUnimplemented, "'bias': \"all\""},
-      {"modules_to_save", {"norm"}, absl::StatusCode::kUnimplemented, "'norm' is not supported"},
+      {"bias", "some", absl::StatusCode::kInvalidArgument, "'bias': \"some\""},
+      {"modules_to_save", {"mlp"}, absl::StatusCode::kUnimplemented, "'mlp' is not supported"},
       {"modules_to_save", "lm_head", absl::StatusCode::kInvalidArgument, "expected a list"},
       {"peft_type", "IA3", absl::StatusCode::kUnimplemented, "'peft_type': 'IA3'"},
   };
