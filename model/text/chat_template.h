@@ -32,7 +32,7 @@ class ChatTemplate {
   // of their keys, as tojson must print them.
   absl::StatusOr<std::string> Render(const nlohmann::ordered_json& context) const;
 
-  // Whether the template's text has the word, as the name of a role it knows.
+  // Whether the word is a string or a name of the template's code, as the name of a role it knows.
   bool Mentions(std::string_view word) const;
 
  private:
