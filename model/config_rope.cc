@@ -201,7 +201,7 @@ absl::StatusOr<std::string> TypeOf(const Json& json) {
   if (!name.empty()) return name == "none" ? NameOf(RopeScaling::Kind::kNone) : name;
   if (const absl::Status status = RefuseUnreadFields(json, KnownKinds().front()); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "field 'rope_type' is missing, so the others say nothing: %s", ShownField(json)));
+        "field 'rope_type' is missing beside %s; set it, or remove the others", ShownField(json)));
   }
   return NameOf(RopeScaling::Kind::kNone);
 }

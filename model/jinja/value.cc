@@ -11,6 +11,7 @@
 namespace chorale::jinja {
 namespace {
 
+constexpr int64_t kRangeMax = 100'000;  // as the sandbox of Jinja2
 constexpr int64_t kBytesPerComparison = 16;
 constexpr int64_t kStepsPerCharacter = 4;  // each becomes a string of its own
 
@@ -188,6 +189,26 @@ absl::StatusOr<Value> MakeGroup(Budget& budget, Value grouper, Value list) {
   return Value(Value::Data(std::shared_ptr<const Sequence>(std::move(group))));
 }
 
+absl::StatusOr<Value> MakeRange(Budget& budget, int64_t start, int64_t stop, int64_t step) {
+  if (step == 0) return Fault("the step of range() is zero");
+  std::vector<Value> items;
+  int64_t at = start;
+  while (step > 0 ? at < stop : at > stop) {
+    if (static_cast<int64_t>(items.size()) >= kRangeMax) {
+      return Fault(absl::StrCat("range() gives more than ", kRangeMax, " numbers"));
+    }
+    items.push_back(Value::OfInt(at));
+    if (__builtin_add_overflow(at, step, &at)) break;
+  }
+  ASSIGN_OR_RETURN(const Value list, MakeSequence(budget, std::move(items)));
+  auto range = std::make_shared<Sequence>(*list.sequence());
+  range->type = Sequence::Type::kRange;
+  range->start = start;
+  range->stop = stop;
+  range->step = step;
+  return Value(Value::Data(std::shared_ptr<const Sequence>(std::move(range))));
+}
+
 absl::StatusOr<Value> MakeDictionary(Budget& budget, std::vector<std::pair<Value, Value>> entries) {
   auto dictionary = std::make_shared<Dictionary>();
   for (auto& [key, value] : entries) {
@@ -338,6 +359,14 @@ absl::StatusOr<bool> Contains(Budget& budget, const Value& container, const Valu
     ASSIGN_OR_RETURN(const Value* found, FindKey(budget, *dictionary, item));
     return found != nullptr;
   }
+  if (const Sequence* sequence = container.sequence();
+      sequence && sequence->type == Sequence::Type::kGenerator) {
+    while (const std::optional<Value> candidate = TakeItem(*sequence)) {
+      ASSIGN_OR_RETURN(const bool same, Equal(budget, *candidate, item));
+      if (same) return true;
+    }
+    return false;
+  }
   ASSIGN_OR_RETURN(const std::vector<Value> items, Items(budget, container));
   for (const Value& candidate : items) {
     ASSIGN_OR_RETURN(const bool same, Equal(budget, candidate, item));
@@ -346,15 +375,20 @@ absl::StatusOr<bool> Contains(Budget& budget, const Value& container, const Valu
   return false;
 }
 
+std::optional<Value> TakeItem(const Sequence& generator) {
+  if (generator.taken == generator.items.size()) return std::nullopt;
+  return generator.items[generator.taken++];
+}
+
 absl::StatusOr<std::vector<Value>> Items(Budget& budget, const Value& value) {
   std::vector<Value> items;
   if (value.is_undefined()) return items;
   if (const Sequence* sequence = value.sequence()) {
-    if (sequence->type == Sequence::Type::kGenerator && std::exchange(sequence->consumed, true)) {
-      return items;
-    }
     RETURN_IF_ERROR(budget.Steps(static_cast<int64_t>(sequence->items.size())));
-    return sequence->items;
+    if (sequence->type != Sequence::Type::kGenerator) return sequence->items;
+    const size_t from = std::exchange(sequence->taken, sequence->items.size());
+    return std::vector<Value>(sequence->items.begin() + static_cast<int64_t>(from),
+                              sequence->items.end());
   }
   if (const auto* loop = value.As<std::shared_ptr<Loop>>()) {
     RETURN_IF_ERROR(budget.Steps(static_cast<int64_t>((*loop)->items.size())));
