@@ -69,20 +69,6 @@ absl::Status UndefinedFault(const Value& undefined) {
   return Fault(data && data->reason ? *data->reason : "the value is undefined");
 }
 
-absl::Status Budget::Steps(int64_t count) {
-  steps_left_ -= std::min(count, kStepsMax + 1);
-  if (steps_left_ >= 0) return absl::OkStatus();
-  steps_left_ = 0;
-  return Fault(absl::StrCat("rendering takes more than ", kStepsMax, " steps"));
-}
-
-absl::Status Budget::Bytes(int64_t count) {
-  bytes_left_ -= std::min(count, kWorkBytesMax + 1);
-  if (bytes_left_ >= 0) return absl::OkStatus();
-  bytes_left_ = 0;
-  return Fault(absl::StrCat("rendering builds more than ", kWorkBytesMax, " bytes of text"));
-}
-
 Value Value::OfUndefined(std::string reason) {
   return Value(Data(Undefined{std::make_shared<const std::string>(std::move(reason))}));
 }

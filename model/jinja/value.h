@@ -1,5 +1,4 @@
-// The values of a running chat template, as Python would have them, and the limits of one
-// rendering.
+// The values of a running chat template, as Python would have them.
 //
 // Strings, sequences and dictionaries are immutable and shared. A namespace is the only thing a
 // template can change; it belongs to the rendering and is pointed to, so that values cannot form
@@ -20,25 +19,9 @@
 #include "absl/status/statusor.h"
 #include "base/json.h"
 #include "model/jinja/big_integer.h"
+#include "model/jinja/budget.h"
 
 namespace chorale::jinja {
-
-inline constexpr int64_t kStepsMax = 4'000'000;      // evaluated nodes and visited elements
-inline constexpr int64_t kWorkBytesMax = 256 << 20;  // bytes of strings built or searched
-inline constexpr int64_t kTextBytesMax = 4 << 20;    // the output, or any one string
-inline constexpr int kValueDepthMax = 150;           // lists within lists
-inline constexpr int kEvaluationDepthMax = 400;      // expressions, statements, macros in progress
-
-// What one rendering may still spend. InvalidArgument once it is spent.
-class Budget {
- public:
-  absl::Status Steps(int64_t count);
-  absl::Status Bytes(int64_t count);
-
- private:
-  int64_t steps_left_ = kStepsMax;
-  int64_t bytes_left_ = kWorkBytesMax;
-};
 
 class Value;
 struct Builtin;
