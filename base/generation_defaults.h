@@ -1,11 +1,16 @@
 // What a model's files say of the sampling of requests that do not say it themselves.
 #pragma once
 
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace chorale {
+
+// Most strings that end a text, and most bytes of one: of a request and of a model's files alike.
+inline constexpr size_t kStopStringsMax = 16;
+inline constexpr size_t kStopBytesMax = 1024;
 
 struct GenerationDefaults {
   std::optional<double> temperature;  // 0: greedy

@@ -4,13 +4,12 @@
 #include <cstdint>
 
 #include "absl/strings/str_format.h"
+#include "base/generation_defaults.h"
 #include "base/status_macros.h"
 
 namespace chorale {
 namespace {
 
-constexpr size_t kStopStringsMax = 16;
-constexpr size_t kStopBytesMax = 1024;
 constexpr size_t kStopTokensMax = 256;
 constexpr size_t kBiasesMax = 1024;
 

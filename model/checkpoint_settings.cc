@@ -1,6 +1,6 @@
 #include "model/checkpoint_settings.h"
 
-#include <cmath>
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -18,6 +18,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// A top_p that holds one token, the likeliest: its weight is above this in any vocabulary.
+constexpr double kNucleusMin = 1e-9;
 constexpr int64_t kTemplateBytesMax = 4 << 20;
 constexpr char kDefaultTemplate[] = "default";
 constexpr const char* kSpecialTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
@@ -30,12 +32,8 @@ bool Exists(const std::string& path) {
 
 // The object in a file; empty when there is no file.
 absl::StatusOr<Json> ObjectOf(const std::string& path) {
-  absl::StatusOr<Json> json = ParseJsonFile(path);
-  if (absl::IsNotFound(json.status())) return Json::object();
-  if (json.ok() && !json->is_object()) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": expected a JSON object"));
-  }
-  return json;
+  ASSIGN_OR_RETURN(std::optional<Json> json, ObjectIn(path));
+  return json ? *std::move(json) : Json::object();
 }
 
 // A token is a string, or an object whose `content` is one.
@@ -107,7 +105,7 @@ absl::Status TakeTemplateFiles(const std::string& folder, const Json& config,
     RETURN_IF_ERROR(Within(of_processor, TakeTemplates(json, settings)));
   }
   std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder + "/additional_chat_templates", ignored)) {
+  for (const auto& entry : fs::directory_iterator(fs::path(folder) / kTemplatesFolder, ignored)) {
     if (entry.path().extension() != ".jinja") continue;
     ASSIGN_OR_RETURN(settings.chat_templates[entry.path().stem().string()],
                      ReadTemplateFile(entry.path().string()));
@@ -169,6 +167,11 @@ constexpr Unsupported kUnsupported[] = {
     {"min_length", "[0]"},
     {"min_new_tokens", "[0]"},
     {"max_time", "[]"},
+    {"num_return_sequences", "[1]"},
+    {"length_penalty", "[1]"},
+    {"diversity_penalty", "[0]"},
+    {"token_healing", "[false]"},
+    {"prompt_lookup_num_tokens", "[]"},
 };
 
 std::vector<std::string> NotesOf(const Json& json, const char* file) {
@@ -204,6 +207,27 @@ absl::Status TakeStops(const Json& json, GenerationDefaults& defaults) {
   return absl::OkStatus();
 }
 
+// A request that carried more, or longer ones, would be refused: they are left out, and told.
+void LimitStops(GenerationSettings& settings, const char* file) {
+  std::vector<std::string> kept;
+  for (const std::string& stop : settings.defaults.stop) {
+    if (stop.size() > kStopBytesMax) {
+      settings.notes.push_back(absl::StrFormat(
+          "%s: field 'stop_strings': a string of %d bytes is left out; the limit is %d", file,
+          stop.size(), kStopBytesMax));
+    } else {
+      kept.push_back(stop);
+    }
+  }
+  if (kept.size() > kStopStringsMax) {
+    settings.notes.push_back(absl::StrFormat(
+        "%s: field 'stop_strings': %d strings; those behind the first %d are left out", file,
+        kept.size(), kStopStringsMax));
+    kept.resize(kStopStringsMax);
+  }
+  settings.defaults.stop = std::move(kept);
+}
+
 absl::Status TakeDefaults(const Json& json, GenerationDefaults& defaults) {
   RETURN_IF_ERROR(TakeNumber(json, "temperature", 0, 100, defaults.temperature));
   RETURN_IF_ERROR(TakeNumber(json, "top_p", 0, 1, defaults.top_p));
@@ -217,10 +241,7 @@ absl::Status TakeDefaults(const Json& json, GenerationDefaults& defaults) {
     ASSIGN_OR_RETURN(defaults.max_tokens, IntWithin(json, "max_new_tokens", 1, 1, INT32_MAX));
   }
   // A nucleus of nothing is that of the likeliest token.
-  if (defaults.top_p == 0) {
-    defaults.top_p.reset();
-    defaults.top_k = 1;
-  }
+  if (defaults.top_p) defaults.top_p = std::max(*defaults.top_p, kNucleusMin);
   // The reference ignores the settings of sampling where it does not sample.
   if (IsFieldSet(json, "do_sample")) {
     ASSIGN_OR_RETURN(const bool samples, JsonBool(json, "do_sample", true));
@@ -253,13 +274,16 @@ absl::StatusOr<TextSettings> LoadTextSettings(const std::string& folder) {
 }
 
 absl::StatusOr<GenerationSettings> LoadGenerationSettings(const std::string& folder) {
-  const bool own = Exists(folder + "/generation_config.json");
-  const char* file = own ? "generation_config.json" : "config.json";
-  const std::string path = absl::StrCat(folder, "/", file);
-  ASSIGN_OR_RETURN(const Json json, ObjectOf(path));
+  const char* file = "generation_config.json";
+  ASSIGN_OR_RETURN(std::optional<Json> json, ObjectIn(absl::StrCat(folder, "/", file)));
+  if (!json) {
+    file = "config.json";
+    ASSIGN_OR_RETURN(json, ObjectOf(absl::StrCat(folder, "/", file)));
+  }
   GenerationSettings settings;
-  RETURN_IF_ERROR(Within(path, TakeDefaults(json, settings.defaults)));
-  settings.notes = NotesOf(json, file);
+  RETURN_IF_ERROR(Within(absl::StrCat(folder, "/", file), TakeDefaults(*json, settings.defaults)));
+  settings.notes = NotesOf(*json, file);
+  LimitStops(settings, file);
   return settings;
 }
 

@@ -15,6 +15,9 @@
 
 namespace chorale {
 
+// The folder of a checkpoint that holds NAME.jinja for each template besides the main one.
+inline constexpr char kTemplatesFolder[] = "additional_chat_templates";
+
 // Of tokenizer_config.json, special_tokens_map.json and the template files.
 struct TextSettings {
   // "bos_token", "eos_token", ... and their texts: what templates see. Those that are not set are

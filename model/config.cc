@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <filesystem>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -200,7 +199,7 @@ absl::Status RefuseUnknownParts(const Json& json) {
 
 // Adds the ids of eos_token_id, an integer or a list of them.
 absl::Status AddEosIds(const Json& json, ModelConfig& config) {
-  if (!json.is_object() || !IsFieldSet(json, "eos_token_id")) return absl::OkStatus();
+  if (!IsFieldSet(json, "eos_token_id")) return absl::OkStatus();
   const Json& field = json["eos_token_id"];
   const Json list = field.is_array() ? field : Json::array({field});
   for (const Json& id : list) {
@@ -264,21 +263,13 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const Json& json) {
 }
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& model_folder) {
-  const auto within = [](const std::string& path, const absl::Status& status) {
-    return absl::Status(status.code(), absl::StrFormat("%s: %s", path, status.message()));
-  };
   const std::string path = model_folder + "/config.json";
   ASSIGN_OR_RETURN(const Json json, ParseJsonFile(path));
   absl::StatusOr<ModelConfig> config = ParseModelConfig(json);
-  if (!config.ok()) return within(path, config.status());
+  if (!config.ok()) return Within(path, config.status());
   const std::string generation_path = model_folder + "/generation_config.json";
-  std::error_code ignored;
-  if (std::filesystem::exists(generation_path, ignored)) {
-    ASSIGN_OR_RETURN(const Json generation, ParseJsonFile(generation_path));
-    if (absl::Status status = AddEosIds(generation, *config); !status.ok()) {
-      return within(generation_path, status);
-    }
-  }
+  ASSIGN_OR_RETURN(const std::optional<Json> generation, ObjectIn(generation_path));
+  if (generation) RETURN_IF_ERROR(Within(generation_path, AddEosIds(*generation, *config)));
   return config;
 }
 

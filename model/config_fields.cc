@@ -33,6 +33,17 @@ absl::StatusOr<double> NumberWithin(const Json& object, std::string_view field, 
   return value;
 }
 
+absl::StatusOr<std::optional<Json>> ObjectIn(const std::string& path) {
+  absl::StatusOr<Json> json = ParseJsonFile(path);
+  if (absl::IsNotFound(json.status())) return std::nullopt;
+  RETURN_IF_ERROR(json.status());
+  if (!json->is_object()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: expected a JSON object, found %s", path, ShownField(*json)));
+  }
+  return *std::move(json);
+}
+
 absl::Status Within(std::string_view place, const absl::Status& status) {
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrFormat("%s: %s", place, status.message()));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -20,6 +21,8 @@ absl::StatusOr<int> IntWithin(const Json& object, std::string_view field, int64_
                               int64_t low, int64_t high);
 absl::StatusOr<double> NumberWithin(const Json& object, std::string_view field, double fallback,
                                     double low, double high);
+// The object in a file; nothing when there is no file. InvalidArgument names the file.
+absl::StatusOr<std::optional<Json>> ObjectIn(const std::string& path);
 // Puts where the error was found before its message.
 absl::Status Within(std::string_view place, const absl::Status& status);
 

@@ -2,10 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "model/config_fields.h"
 
@@ -78,8 +83,12 @@ absl::Status ParseLlama3(const Json& json, RopeScaling& rope) {
 absl::Status ParseDynamic(const Json& json, ModelConfig& config) {
   RopeScaling& rope = config.rope_scaling;
   RETURN_IF_ERROR(ReadFactor(json, rope));
-  if (IsFieldSet(json, "alpha")) {
-    return absl::UnimplementedError("field 'alpha': not known for dynamic; factor is");
+  ASSIGN_OR_RETURN(const int original,
+                   IntWithin(json, kOriginal, config.positions_max, 1, kPositionsMax));
+  if (original != config.positions_max) {
+    return absl::UnimplementedError(absl::StrFormat(
+        "field '%s': %d, but dynamic begins behind max_position_embeddings = %d; make them equal",
+        kOriginal, original, config.positions_max));
   }
   rope.original_positions = config.positions_max;
   Stretch(rope.factor, rope.original_positions, config);
@@ -132,17 +141,82 @@ absl::Status ParseLongRope(const Json& json, const Json& config_json, ModelConfi
   return absl::OkStatus();
 }
 
+// What each kind reads of its object, besides kReadByAll. A field of another kind is an error: the
+// reference passes over it, and its author meant something.
+struct FieldsOfKind {
+  RopeScaling::Kind kind;
+  std::vector<const char*> fields;
+};
+
+const std::vector<FieldsOfKind>& KnownKinds() {
+  using Kind = RopeScaling::Kind;
+  static const std::vector<FieldsOfKind> kKinds = {
+      {Kind::kNone, {kOriginal}},
+      {Kind::kLinear, {"factor", kOriginal}},
+      {Kind::kDynamic, {"factor", kOriginal}},
+      {Kind::kLlama3, {"factor", "low_freq_factor", "high_freq_factor", kOriginal}},
+      {Kind::kYarn,
+       {"factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor",
+        "truncate", kOriginal}},
+      {Kind::kLongRope, {"factor", "short_factor", "long_factor", "attention_factor", kOriginal}},
+  };
+  return kKinds;
+}
+
+// Of any kind: `finetuned` tells how the model was made, and the sections of mrope turn text, whose
+// three positions are one, as no sections would.
+constexpr const char* kReadByAll[] = {
+    "type",      "rope_type",     "rope_theta",       "partial_rotary_factor",
+    "finetuned", "mrope_section", "mrope_interleaved"};
+// Where 1 asks for nothing.
+constexpr const char* kNeutralAtOne[] = {"factor", "attention_factor", "attn_factor"};
+
+bool IsOneOf(std::string_view name, std::span<const char* const> names) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+absl::Status RefuseUnreadFields(const Json& json, const FieldsOfKind& known) {
+  for (const auto& [name, value] : json.items()) {
+    if (value.is_null() || IsOneOf(name, kReadByAll) || IsOneOf(name, known.fields)) continue;
+    if (IsOneOf(name, kNeutralAtOne) && value == 1) continue;
+    return absl::UnimplementedError(absl::StrFormat(
+        "field '%s': %s is not known for rope_type %s, which has %s; remove or rename it",
+        name.substr(0, 80), ShownField(value), NameOf(known.kind),
+        known.kind == RopeScaling::Kind::kNone ? "no settings"
+                                               : absl::StrJoin(known.fields, ", ")));
+  }
+  return absl::OkStatus();
+}
+
+// `rope_type`, in older files `type`; an object with neither is plain, and says no more than a
+// base.
+absl::StatusOr<std::string> TypeOf(const Json& json) {
+  ASSIGN_OR_RETURN(const std::string legacy, JsonString(json, "type", ""));
+  ASSIGN_OR_RETURN(const std::string name, JsonString(json, "rope_type", legacy));
+  if (!legacy.empty() && legacy != name) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field 'type': '%s', but rope_type is '%s'; say which holds",
+                        legacy.substr(0, 80), name.substr(0, 80)));
+  }
+  if (!name.empty()) return name == "none" ? NameOf(RopeScaling::Kind::kNone) : name;
+  if (const absl::Status status = RefuseUnreadFields(json, KnownKinds().front()); !status.ok()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "field 'rope_type' is missing beside %s; set it, or remove the others", ShownField(json)));
+  }
+  return NameOf(RopeScaling::Kind::kNone);
+}
+
 absl::Status ParseScaling(const Json& json, const Json& config_json, ModelConfig& config) {
   using Kind = RopeScaling::Kind;
-  ASSIGN_OR_RETURN(const std::string legacy, JsonString(json, "type", "default"));
-  ASSIGN_OR_RETURN(const std::string name, JsonString(json, "rope_type", legacy));
+  ASSIGN_OR_RETURN(const std::string name, TypeOf(json));
   RopeScaling& rope = config.rope_scaling;
-  if (name == "none") return absl::OkStatus();
-  for (Kind kind :
-       {Kind::kNone, Kind::kLinear, Kind::kDynamic, Kind::kLlama3, Kind::kYarn, Kind::kLongRope}) {
-    if (name != NameOf(kind)) continue;
-    rope.kind = kind;
-    switch (kind) {
+  std::vector<const char*> names;
+  for (const FieldsOfKind& known : KnownKinds()) {
+    names.push_back(NameOf(known.kind));
+    if (name != names.back()) continue;
+    RETURN_IF_ERROR(RefuseUnreadFields(json, known));
+    rope.kind = known.kind;
+    switch (known.kind) {
       case Kind::kNone:
         return absl::OkStatus();
       case Kind::kLinear:
@@ -158,9 +232,8 @@ absl::Status ParseScaling(const Json& json, const Json& config_json, ModelConfig
     }
   }
   return absl::UnimplementedError(
-      absl::StrFormat("field 'rope_type': '%s' is not known; known are default, linear, dynamic, "
-                      "llama3, yarn, longrope",
-                      name.substr(0, 80)));
+      absl::StrFormat("field 'rope_type': '%s' is not known; known are %s", name.substr(0, 80),
+                      absl::StrJoin(names, ", ")));
 }
 
 absl::Status ParseRopeObject(const Json& rope, const Json& config_json, ModelConfig& config) {
@@ -171,6 +244,22 @@ absl::Status ParseRopeObject(const Json& rope, const Json& config_json, ModelCon
   if (share == 1) return absl::OkStatus();
   return absl::UnimplementedError(
       absl::StrFormat("field 'partial_rotary_factor': %g is not known; 1 is", share));
+}
+
+// The field, where it has a rope's settings; null otherwise.
+absl::StatusOr<const Json*> RopeObjectOf(const Json& json, const char* field) {
+  if (!IsFieldSet(json, field)) return nullptr;
+  const Json& rope = json[field];
+  if (!rope.is_object()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("field '%s': expected an object, found %s", field, ShownField(rope)));
+  }
+  for (const auto& [name, value] : rope.items()) {
+    if (!value.is_object()) continue;
+    return absl::UnimplementedError(absl::StrFormat(
+        "field '%s.%s': settings of their own per layer type are not known", field, name));
+  }
+  return rope.empty() ? nullptr : &rope;
 }
 
 }  // namespace
@@ -195,20 +284,24 @@ const char* NameOf(RopeScaling::Kind kind) {
 
 absl::Status ParseRope(const Json& json, ModelConfig& config) {
   ASSIGN_OR_RETURN(config.rope_theta, NumberWithin(json, "rope_theta", 10000, 1.001, 1e12));
-  for (const char* field : {"rope_scaling", "rope_parameters"}) {
-    if (!IsFieldSet(json, field)) continue;
-    const Json& rope = json[field];
-    if (!rope.is_object()) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("field '%s': expected an object, found %s", field, ShownField(rope)));
+  std::optional<ModelConfig> decided;
+  for (const char* field : {"rope_parameters", "rope_scaling"}) {
+    ASSIGN_OR_RETURN(const Json* rope, RopeObjectOf(json, field));
+    if (rope == nullptr) continue;
+    ModelConfig own = config;  // as the file has it: each object stretches that
+    if (decided) own.rope_theta = decided->rope_theta;
+    RETURN_IF_ERROR(Within(absl::StrFormat("in '%s'", field), ParseRopeObject(*rope, json, own)));
+    if (decided &&
+        (own.rope_scaling != decided->rope_scaling || own.rope_theta != decided->rope_theta ||
+         own.positions_max != decided->positions_max)) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "field 'rope_scaling': %s, but rope_parameters is %s; remove the one that "
+          "does not hold",
+          ShownField(*rope), ShownField(json["rope_parameters"])));
     }
-    for (const auto& [name, value] : rope.items()) {
-      if (!value.is_object()) continue;
-      return absl::UnimplementedError(absl::StrFormat(
-          "field '%s.%s': settings of their own per layer type are not known", field, name));
-    }
-    RETURN_IF_ERROR(Within(absl::StrFormat("in '%s'", field), ParseRopeObject(rope, json, config)));
+    if (!decided) decided = std::move(own);
   }
+  if (decided) config = *std::move(decided);
   return absl::OkStatus();
 }
 

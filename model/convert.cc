@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "base/json.h"
 #include "base/status_macros.h"
+#include "model/checkpoint_settings.h"
 #include "model/config.h"
 #include "model/quantized_tensor.h"
 #include "model/safetensors_writer.h"
@@ -69,18 +70,28 @@ bool IsText(const std::string& name) {
                      [&](const char* ending) { return absl::EndsWith(name, ending); });
 }
 
-// Tokenizer, chat template and generation config as they are; config.json with a word on the codes.
-absl::Status CopyTexts(const std::string& in, const std::string& out, kernels::DType dtype) {
+absl::Status CopyTextsOf(const fs::path& in, const fs::path& out) {
   std::error_code error;
   for (auto it = fs::directory_iterator(in, error); !error && it != fs::directory_iterator();
        it.increment(error)) {
     const std::string name = it->path().filename().string();
-    if (IsText(name)) fs::copy_file(it->path(), fs::path(out) / name, error);
+    if (IsText(name)) fs::copy_file(it->path(), out / name, error);
     if (error) break;
   }
-  if (error) {
-    return absl::UnavailableError(
-        absl::StrFormat("copying %s to %s: %s", in, out, error.message()));
+  if (!error) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrFormat("copying %s to %s: %s", in.string(), out.string(), error.message()));
+}
+
+// Tokenizer, chat templates and generation config as they are; config.json with a word on the
+// codes.
+absl::Status CopyTexts(const std::string& in, const std::string& out, kernels::DType dtype) {
+  RETURN_IF_ERROR(CopyTextsOf(in, out));
+  std::error_code error;
+  const fs::path templates = fs::path(in) / kTemplatesFolder;
+  if (fs::is_directory(templates, error)) {
+    fs::create_directory(fs::path(out) / kTemplatesFolder, error);
+    RETURN_IF_ERROR(CopyTextsOf(templates, fs::path(out) / kTemplatesFolder));
   }
   ASSIGN_OR_RETURN(Json config, ParseJsonFile(in + "/config.json"));
   config[kQuantizationField] = QuantizationToJson(dtype);

@@ -9,7 +9,10 @@
 
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "model/checkpoint_settings.h"
 #include "model/config_fields.h"
+#include "model/text/chat_template.h"
+#include "model/text/utf8.h"
 
 namespace chorale {
 namespace {
@@ -31,6 +34,36 @@ absl::Status CheckTokenizer(const std::string& base, const std::string& folder) 
 absl::Status Named(const ModuleSpec& spec, const absl::Status& status) {
   return absl::Status(status.code(),
                       absl::StrFormat("module '%s': %s", spec.name, std::string(status.message())));
+}
+
+// One line of text, whatever bytes of a file it shows.
+std::string OneLine(std::string text) {
+  text = ToValidUtf8(std::move(text));
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = ' ';
+  }
+  return text;
+}
+
+// What the files say of text and a server of it cannot do, one sentence each.
+std::vector<std::string> NotesOf(const TextSettings& text) {
+  std::vector<std::string> notes;
+  for (const auto& [name, source] : text.chat_templates) {
+    const auto parsed = ChatTemplate::Parse(source);
+    if (parsed.ok()) continue;
+    notes.push_back(OneLine(
+        absl::StrFormat("template '%s': %s: the chats of this model that need it are refused", name,
+                        parsed.status().message())));
+  }
+  for (const auto& [flag, added, token] :
+       {std::tuple{"add_bos_token", text.add_bos_token, "bos_token"},
+        std::tuple{"add_eos_token", text.add_eos_token, "eos_token"}}) {
+    if (!added.value_or(false) || !text.Token(token).empty()) continue;
+    notes.push_back(absl::StrFormat(
+        "tokenizer_config.json: %s holds, but no %s is named: no such token is added to a prompt",
+        flag, token));
+  }
+  return notes;
 }
 
 }  // namespace
@@ -77,6 +110,7 @@ absl::Status ModelLoader::ReadSettings(const ModelSpec& spec, Model& model) cons
   model.text_folder = folder(&HasTextSettings);
   ASSIGN_OR_RETURN(const TextSettings text, LoadTextSettings(model.text_folder));
   ASSIGN_OR_RETURN(model.generation, LoadGenerationSettings(folder(&HasGenerationSettings)));
+  for (std::string& note : NotesOf(text)) model.generation.notes.push_back(std::move(note));
   const std::string end = text.Token("eos_token");
   if (tokenizer_ == nullptr || end.empty()) return absl::OkStatus();
   const std::optional<TokenId> id = tokenizer_->IdOf(end);

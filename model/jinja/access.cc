@@ -85,25 +85,59 @@ absl::StatusOr<int64_t> SliceBound(const Value* bound, int64_t otherwise) {
   return Fault(absl::StrCat("the bounds of a slice are integers, not '", bound->type_name(), "'"));
 }
 
-// The places that a slice of `count` elements takes, by the rules of Python.
-absl::StatusOr<std::vector<int64_t>> SlicePlaces(Budget& budget, int64_t count, const Value* start,
-                                                 const Value* stop, const Value* step) {
-  ASSIGN_OR_RETURN(int64_t stride, SliceBound(step, 1));
-  if (stride == 0) return Fault("the step of a slice is zero");
-  stride = std::clamp(stride, -(count + 1), count + 1);
-  const bool forward = stride > 0;
-  ASSIGN_OR_RETURN(int64_t first, SliceBound(start, forward ? 0 : count - 1));
-  ASSIGN_OR_RETURN(int64_t end, SliceBound(stop, forward ? count : -count - 1));
+// From which place to which other a slice goes, and how far at a time.
+struct Span {
+  int64_t first = 0;
+  int64_t end = 0;  // behind the last one
+  int64_t stride = 1;
+};
+
+// Of a slice of `count` elements, by the rules of Python.
+absl::StatusOr<Span> SpanOf(int64_t count, const Value* start, const Value* stop,
+                            const Value* step) {
+  Span span;
+  ASSIGN_OR_RETURN(span.stride, SliceBound(step, 1));
+  if (span.stride == 0) return Fault("the step of a slice is zero");
+  const bool forward = span.stride > 0;
+  ASSIGN_OR_RETURN(const int64_t first, SliceBound(start, forward ? 0 : count - 1));
+  ASSIGN_OR_RETURN(const int64_t end, SliceBound(stop, forward ? count : -count - 1));
   const auto settle = [&](int64_t at) {
     if (at < 0) at = at < -count ? -1 : at + count;
     return forward ? std::clamp<int64_t>(at, 0, count) : std::clamp<int64_t>(at, -1, count - 1);
   };
-  first = settle(first);
-  end = settle(end);
+  span.first = settle(first);
+  span.end = settle(end);
+  return span;
+}
+
+// The places that a slice of `count` elements takes.
+absl::StatusOr<std::vector<int64_t>> SlicePlaces(Budget& budget, int64_t count, const Value* start,
+                                                 const Value* stop, const Value* step) {
+  ASSIGN_OR_RETURN(Span span, SpanOf(count, start, stop, step));
+  span.stride = std::clamp(span.stride, -(count + 1), count + 1);
   std::vector<int64_t> places;
-  for (int64_t at = first; forward ? at < end : at > end; at += stride) places.push_back(at);
+  for (int64_t at = span.first; span.stride > 0 ? at < span.end : at > span.end;
+       at += span.stride) {
+    places.push_back(at);
+  }
   RETURN_IF_ERROR(budget.Steps(static_cast<int64_t>(places.size()) / 16));
   return places;
+}
+
+// A slice of a range is a range.
+absl::StatusOr<Value> SliceRange(Rendering& r, const Sequence& range, const Value* start,
+                                 const Value* stop, const Value* step) {
+  ASSIGN_OR_RETURN(const Span span,
+                   SpanOf(static_cast<int64_t>(range.items.size()), start, stop, step));
+  int64_t first, end, stride;
+  if (__builtin_mul_overflow(span.first, range.step, &first) ||
+      __builtin_add_overflow(first, range.start, &first) ||
+      __builtin_mul_overflow(span.end, range.step, &end) ||
+      __builtin_add_overflow(end, range.start, &end) ||
+      __builtin_mul_overflow(span.stride, range.step, &stride)) {
+    return Fault("a slice of a range goes beyond 64 bits");
+  }
+  return MakeRange(r.budget, first, end, stride);
 }
 
 absl::StatusOr<Value> SliceText(Rendering& r, const std::string& text, const Value* start,
@@ -141,6 +175,10 @@ absl::StatusOr<Value> Subscript(Rendering& rendering, const Value& value, const 
 
 absl::StatusOr<Value> Attribute(Rendering& rendering, const Value& value, const std::string& name) {
   if (value.is_undefined()) return UndefinedFault(value);
+  if (IsUnsafe(value, name)) {
+    return Value::OfUndefined(absl::StrCat("access to attribute '", name, "' of '",
+                                           value.python_type(), "' object is unsafe."));
+  }
   if (HasAttribute(value, name)) {
     return Value(Value::Data(
         std::make_shared<const Method>(Method{std::make_shared<const Value>(value), name})));
@@ -163,6 +201,10 @@ absl::StatusOr<Value> Attribute(Rendering& rendering, const Value& value, const 
       cycler && !(*cycler)->is_joiner && name == "current") {
     return (*cycler)->items[(*cycler)->at];
   }
+  if (const auto* function = value.As<const Builtin*>();
+      function && (*function)->name == "dict" && name == "fromkeys") {
+    return Value(Value::Data(&DictFromKeys()));
+  }
   if (value.is_number() && IsNumberAttribute(name)) {
     return absl::UnimplementedError(
         absl::StrCat("the attribute '", name, "' of a number is not supported"));
@@ -181,6 +223,9 @@ absl::StatusOr<Value> Slice(Rendering& rendering, const Value& value, const Valu
   const Sequence* sequence = value.sequence();
   if (!sequence || !sequence->is_indexed()) {
     return Fault(absl::StrCat("a value of type '", value.type_name(), "' cannot be sliced"));
+  }
+  if (sequence->type == Sequence::Type::kRange) {
+    return SliceRange(rendering, *sequence, start, stop, step);
   }
   const auto count = static_cast<int64_t>(sequence->items.size());
   ASSIGN_OR_RETURN(const std::vector<int64_t> places,

@@ -14,7 +14,6 @@
 namespace chorale::jinja {
 namespace {
 
-constexpr int64_t kRangeMax = 100'000;  // as the sandbox of Jinja2
 constexpr int64_t kStepsPerNamespace = 16;
 
 template <bool (*kPredicate)(const Value&)>
@@ -46,8 +45,10 @@ bool IsTrue(const Value& v) { return v.As<bool>() && *v.As<bool>(); }
 bool IsFalse(const Value& v) { return v.As<bool>() && !*v.As<bool>(); }
 bool IsCallable(const Value& v) {
   const auto* cycler = v.As<std::shared_ptr<Cycler>>();
-  return v.As<const Builtin*>() || v.As<const Macro*>() || v.As<std::shared_ptr<Loop>>() ||
-         v.As<std::shared_ptr<const Method>>() || (cycler && (*cycler)->is_joiner);
+  // Python can call an undefined value too, to be told what it is.
+  return v.is_undefined() || v.As<const Builtin*>() || v.As<const Macro*>() ||
+         v.As<std::shared_ptr<Loop>>() || v.As<std::shared_ptr<const Method>>() ||
+         (cycler && (*cycler)->is_joiner);
 }
 
 // Whether both are one object: of values that have no place of their own, equal ones of one type.
@@ -111,23 +112,7 @@ absl::StatusOr<Value> Range(Rendering& r, const Bound& bound) {
   const bool one = !bound.has(1);
   const int64_t start = one ? 0 : bound[0].integer();
   const int64_t stop = one ? bound[0].integer() : bound[1].integer();
-  const int64_t step = bound.has(2) ? bound[2].integer() : 1;
-  if (step == 0) return Fault("the step of range() is zero");
-  std::vector<Value> items;
-  int64_t at = start;
-  while (step > 0 ? at < stop : at > stop) {
-    if (static_cast<int64_t>(items.size()) >= kRangeMax) {
-      return Fault(absl::StrCat("range() gives more than ", kRangeMax, " numbers"));
-    }
-    items.push_back(Value::OfInt(at));
-    if (__builtin_add_overflow(at, step, &at)) break;
-  }
-  ASSIGN_OR_RETURN(const Value list, MakeSequence(r.budget, std::move(items)));
-  auto range = std::make_shared<Sequence>(*list.sequence());
-  range->type = Sequence::Type::kRange;
-  range->shown =
-      absl::StrCat("range(", start, ", ", stop, step == 1 ? "" : absl::StrCat(", ", step), ")");
-  return Value(Value::Data(std::shared_ptr<const Sequence>(std::move(range))));
+  return MakeRange(r.budget, start, stop, bound.has(2) ? bound[2].integer() : 1);
 }
 
 absl::StatusOr<Value> MakeCycler(Rendering& r, const Bound& bound) {
@@ -219,6 +204,14 @@ const Builtin* Find(const Table& table, std::string_view name) {
   return found == table.end() ? nullptr : &*found;
 }
 
+absl::StatusOr<Value> FromKeys(Rendering& r, const Bound& bound) {
+  ASSIGN_OR_RETURN(std::vector<Value> keys, Items(r.budget, bound[0]));
+  const Value value = bound.has(1) ? bound[1] : Value::OfNone();
+  std::vector<std::pair<Value, Value>> entries;
+  for (Value& key : keys) entries.emplace_back(std::move(key), value);
+  return MakeDictionary(r.budget, std::move(entries));
+}
+
 absl::Status BindNamed(const Builtin& builtin, Arguments& arguments, Bound& bound) {
   for (auto& [name, value] : arguments.named) {
     const auto found = std::find(builtin.parameters.begin(), builtin.parameters.end(), name);
@@ -246,31 +239,31 @@ const Builtin* FindTest(std::string_view name) {
       Builtin{"callable", &Is<&IsCallable>},
       Builtin{"defined", &Is<&IsDefined>},
       Builtin{"divisibleby", &IsDivisibleBy, {"num"}, 1},
-      Builtin{"eq", &Compares<C::kEq>, {"other"}, 1},
-      Builtin{"==", &Compares<C::kEq>, {"other"}, 1},
-      Builtin{"equalto", &Compares<C::kEq>, {"other"}, 1},
+      Builtin{"eq", &Compares<C::kEq>, {"other"}, 1, false, true},
+      Builtin{"==", &Compares<C::kEq>, {"other"}, 1, false, true},
+      Builtin{"equalto", &Compares<C::kEq>, {"other"}, 1, false, true},
       Builtin{"escaped", &Is<&IsEscaped>},
       Builtin{"even", &IsEven},
       Builtin{"false", &Is<&IsFalse>},
       Builtin{"filter", &Is<&IsFilter>},
       Builtin{"float", &Is<&IsFloat>},
-      Builtin{"ge", &Compares<C::kGe>, {"other"}, 1},
-      Builtin{">=", &Compares<C::kGe>, {"other"}, 1},
-      Builtin{"greaterthan", &Compares<C::kGt>, {"other"}, 1},
-      Builtin{"gt", &Compares<C::kGt>, {"other"}, 1},
-      Builtin{">", &Compares<C::kGt>, {"other"}, 1},
+      Builtin{"ge", &Compares<C::kGe>, {"other"}, 1, false, true},
+      Builtin{">=", &Compares<C::kGe>, {"other"}, 1, false, true},
+      Builtin{"greaterthan", &Compares<C::kGt>, {"other"}, 1, false, true},
+      Builtin{"gt", &Compares<C::kGt>, {"other"}, 1, false, true},
+      Builtin{">", &Compares<C::kGt>, {"other"}, 1, false, true},
       Builtin{"in", &Compares<C::kIn>, {"seq"}, 1},
       Builtin{"integer", &Is<&IsInteger>},
       Builtin{"iterable", &Is<&IsIterable>},
-      Builtin{"le", &Compares<C::kLe>, {"other"}, 1},
-      Builtin{"<=", &Compares<C::kLe>, {"other"}, 1},
-      Builtin{"lessthan", &Compares<C::kLt>, {"other"}, 1},
+      Builtin{"le", &Compares<C::kLe>, {"other"}, 1, false, true},
+      Builtin{"<=", &Compares<C::kLe>, {"other"}, 1, false, true},
+      Builtin{"lessthan", &Compares<C::kLt>, {"other"}, 1, false, true},
       Builtin{"lower", &IsCase<false>},
-      Builtin{"lt", &Compares<C::kLt>, {"other"}, 1},
-      Builtin{"<", &Compares<C::kLt>, {"other"}, 1},
+      Builtin{"lt", &Compares<C::kLt>, {"other"}, 1, false, true},
+      Builtin{"<", &Compares<C::kLt>, {"other"}, 1, false, true},
       Builtin{"mapping", &Is<&IsMapping>},
-      Builtin{"ne", &Compares<C::kNe>, {"other"}, 1},
-      Builtin{"!=", &Compares<C::kNe>, {"other"}, 1},
+      Builtin{"ne", &Compares<C::kNe>, {"other"}, 1, false, true},
+      Builtin{"!=", &Compares<C::kNe>, {"other"}, 1, false, true},
       Builtin{"none", &Is<&IsNone>},
       Builtin{"number", &Is<&IsNumber>},
       Builtin{"odd", &IsOdd},
@@ -292,15 +285,24 @@ const Builtin* FindFunction(std::string_view name) {
       Builtin{"joiner", &MakeJoiner, {"sep"}},
       Builtin{"namespace", &MakeNamespace, {}, 0, true},
       Builtin{"raise_exception", &RaiseException, {"message"}, 1},
-      Builtin{"range", &Range, {"start", "stop", "step"}, 1},
+      Builtin{"range", &Range, {"start", "stop", "step"}, 1, false, true},
       Builtin{"strftime_now", &StrftimeNow, {"format"}, 1},
   };
   return Find(kFunctions, name);
 }
 
+const Builtin& DictFromKeys() {
+  static const Builtin kFromKeys = {"fromkeys", &FromKeys,          {"iterable", "value"},
+                                    1,          /*variadic=*/false, /*by_place=*/true};
+  return kFromKeys;
+}
+
 absl::StatusOr<Value> RunBuiltin(Rendering& rendering, const Builtin& builtin, const Value* self,
                                  Arguments arguments) {
   RETURN_IF_ERROR(rendering.budget.Steps(1));
+  if (builtin.by_place && !arguments.named.empty()) {
+    return Fault(absl::StrCat("'", std::string(builtin.name), "' takes no arguments by name"));
+  }
   Bound bound;
   bound.self = self;
   if (builtin.variadic) {

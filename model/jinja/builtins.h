@@ -41,6 +41,7 @@ struct Builtin {
   std::vector<std::string_view> parameters = {};
   size_t required = 0;
   bool variadic = false;
+  bool by_place = false;  // takes no arguments by name
 };
 
 // Null for an unknown name.
@@ -49,6 +50,10 @@ const Builtin* FindTest(std::string_view name);
 const Builtin* FindFunction(std::string_view name);
 // A method of strings.
 const Builtin* FindTextMethod(std::string_view name);
+// dict.fromkeys
+const Builtin& DictFromKeys();
+// Whether the method would change a list or a mapping, which others may share: it is undefined.
+bool IsUnsafe(const Value& self, std::string_view name);
 // Whether Python's type of `self` has an attribute of the name, known here or not.
 bool HasAttribute(const Value& self, std::string_view name);
 

@@ -18,6 +18,9 @@
 namespace chorale::jinja {
 namespace {
 
+// Of a text in any base, within kIntegerBitsMax.
+constexpr size_t kIntegerDigitsMax = 600;
+
 std::string WithoutUnderscores(std::string_view digits) {
   std::string plain;
   for (size_t i = 0; i < digits.size(); ++i) {
@@ -73,9 +76,11 @@ std::optional<double> NumberIn(const std::string& text) {
   return number;
 }
 
-// What int(text, base) gives, if it does. The base's prefix may stand before the digits.
+// What int(text, base) gives, if it does. The base's prefix may stand before the digits; of base 0
+// it says the base.
 std::optional<Value> IntegerIn(const std::string& text, int64_t base) {
   std::string plain = WithoutUnderscores(Strip(text, nullptr, true, true));
+  if (base != 0 && (base < 2 || base > 36)) return std::nullopt;
   if (base == 10) {
     const std::optional<BigInteger> value = BigInteger::Parse(plain);
     return value ? std::optional(Value::OfBig(*value)) : std::nullopt;
@@ -83,20 +88,26 @@ std::optional<Value> IntegerIn(const std::string& text, int64_t base) {
   const bool negative = !plain.empty() && plain[0] == '-';
   if (!plain.empty() && (plain[0] == '-' || plain[0] == '+')) plain.erase(0, 1);
   const std::string prefix = absl::AsciiStrToLower(plain.substr(0, 2));
+  if (base == 0) {
+    base = prefix == "0x" ? 16 : prefix == "0o" ? 8 : prefix == "0b" ? 2 : 10;
+    const bool zeros = plain.find_first_not_of('0') == std::string::npos;
+    if (base == 10 && !zeros && plain[0] == '0') return std::nullopt;
+  }
   if ((base == 16 && prefix == "0x") || (base == 8 && prefix == "0o") ||
       (base == 2 && prefix == "0b")) {
     plain.erase(0, 2);
   }
-  if (plain.empty() || plain.size() > 12) return std::nullopt;
-  int64_t value = 0;
+  if (plain.empty() || plain.size() > kIntegerDigitsMax) return std::nullopt;
+  BigInteger value = BigInteger::Of(0);
   for (const char c : plain) {
     const int digit = absl::ascii_isdigit(c)   ? c - '0'
                       : absl::ascii_isalpha(c) ? absl::ascii_tolower(c) - 'a' + 10
                                                : 99;
     if (digit >= base) return std::nullopt;
-    value = value * base + digit;
+    value = *BigInteger::Apply("*", value, BigInteger::Of(base));
+    value = *BigInteger::Apply("+", value, BigInteger::Of(digit));
   }
-  return Value::OfInt(negative ? -value : value);
+  return Value::OfBig(negative ? *BigInteger::Apply("-", BigInteger::Of(0), value) : value);
 }
 
 absl::StatusOr<Value> Int(Rendering&, const Bound& bound) {
@@ -105,7 +116,6 @@ absl::StatusOr<Value> Int(Rendering&, const Bound& bound) {
   int64_t base = 10;
   if (bound.has(1)) {
     ASSIGN_OR_RETURN(base, IntegerSlot(bound, 1, "base"));
-    if (base < 2 || base > 36) return Fault("int: the base is not within 2 and 36");
   }
   if (value.is_undefined()) return UndefinedFault(value);
   if (value.is_integer()) return Value::OfInt(value.integer());

@@ -16,9 +16,12 @@ namespace {
 constexpr int64_t kGroupsMax = 100'000;
 
 absl::StatusOr<Value> First(Rendering& r, const Bound& bound) {
+  const Value none = Value::OfUndefined("No first item, sequence was empty.");
+  if (const Sequence* s = bound.self->sequence(); s && s->type == Sequence::Type::kGenerator) {
+    return TakeItem(*s).value_or(none);
+  }
   ASSIGN_OR_RETURN(std::vector<Value> items, Items(r.budget, *bound.self));
-  if (items.empty()) return Value::OfUndefined("No first item, sequence was empty.");
-  return items.front();
+  return items.empty() ? none : items.front();
 }
 
 absl::StatusOr<Value> Last(Rendering& r, const Bound& bound) {

@@ -14,6 +14,12 @@
 namespace chorale::jinja {
 namespace {
 
+// As the letter of a conversion says: s, r or a.
+absl::StatusOr<std::string> Converted(Budget& budget, char conversion, const Value& value) {
+  if (conversion == 's') return ToText(budget, value);
+  return conversion == 'r' ? ToRepr(budget, value) : ToAscii(budget, value);
+}
+
 // ---- The operator % ----
 
 // One conversion: %[(name)][flags][width][.precision]type.
@@ -118,8 +124,7 @@ class PercentFormatter {
     Spec spec = conversion.spec;
     spec.align = conversion.left ? '<' : '>';
     if (spec.type == 's' || spec.type == 'r' || spec.type == 'a') {
-      ASSIGN_OR_RETURN(std::string text,
-                       spec.type == 's' ? ToText(budget_, value) : ToRepr(budget_, value));
+      ASSIGN_OR_RETURN(std::string text, Converted(budget_, spec.type, value));
       if (spec.precision >= 0) text = Cut(text, spec.precision);
       return Pad(spec, "", text, spec.align);
     }
@@ -232,12 +237,11 @@ class BraceFormatter {
         return Fault("a conversion in a format is one letter");
       }
       const char conversion = field[1];
-      if (conversion != 's' && conversion != 'r') {
+      if (conversion != 's' && conversion != 'r' && conversion != 'a') {
         return Fault(
             absl::StrCat("the conversion '!", std::string(1, conversion), "' is not known"));
       }
-      ASSIGN_OR_RETURN(std::string text, conversion == 's' ? ToText(rendering_.budget, value)
-                                                           : ToRepr(rendering_.budget, value));
+      ASSIGN_OR_RETURN(std::string text, Converted(rendering_.budget, conversion, value));
       value = Value::OfString(std::move(text));
       field.remove_prefix(2);
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -11,7 +12,7 @@
 namespace chorale::jinja {
 namespace {
 
-enum class Receiver { kString, kList, kMapping, kLoop, kCycler, kOther };
+enum class Receiver { kString, kList, kMapping, kLoop, kCycler, kFloat, kOther };
 
 Receiver ReceiverOf(const Value& value) {
   if (value.string()) return Receiver::kString;
@@ -20,6 +21,7 @@ Receiver ReceiverOf(const Value& value) {
   if (const auto* cycler = value.As<std::shared_ptr<Cycler>>(); cycler && !(*cycler)->is_joiner) {
     return Receiver::kCycler;
   }
+  if (value.As<double>()) return Receiver::kFloat;
   const Sequence* sequence = value.sequence();
   return sequence && sequence->is_indexed() ? Receiver::kList : Receiver::kOther;
 }
@@ -97,6 +99,11 @@ absl::StatusOr<Value> Cycle(Rendering&, const Bound& bound) {
   return choices[static_cast<size_t>(loop.index) % choices.size()];
 }
 
+absl::StatusOr<Value> IsWhole(Rendering&, const Bound& bound) {
+  const double value = bound.self->number();
+  return Value::OfBool(std::isfinite(value) && std::trunc(value) == value);
+}
+
 struct MethodEntry {
   Receiver receiver;
   Builtin builtin;
@@ -113,6 +120,8 @@ const auto& Methods() {
       MethodEntry{R::kMapping, {"items", &PartsOf<Part::kItems>}},
       MethodEntry{R::kMapping, {"keys", &PartsOf<Part::kKeys>}},
       MethodEntry{R::kMapping, {"values", &PartsOf<Part::kValues>}},
+      MethodEntry{R::kMapping, DictFromKeys()},
+      MethodEntry{R::kFloat, {"is_integer", &IsWhole}},
       MethodEntry{R::kLoop, {"changed", &Changed, {}, 0, true}},
       MethodEntry{R::kLoop, {"cycle", &Cycle, {}, 0, true}},
       MethodEntry{R::kCycler, {"next", &Next}},
@@ -121,7 +130,16 @@ const auto& Methods() {
   return kMethods;
 }
 
-// Methods that change a list or a mapping, which others may share.
+// The methods of strings, lists and mappings take arguments by place, as those of Python that are
+// written in C; these take names too.
+bool TakesNames(std::string_view name) {
+  static constexpr std::string_view kNames[] = {"expandtabs", "format", "rsplit", "split",
+                                                "splitlines"};
+  return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
+}
+
+}  // namespace
+
 bool IsUnsafe(const Value& self, std::string_view name) {
   static const std::set<std::string_view> kOfList = {"append", "clear",  "extend",  "insert",
                                                      "pop",    "remove", "reverse", "sort"};
@@ -131,8 +149,6 @@ bool IsUnsafe(const Value& self, std::string_view name) {
   if (receiver == Receiver::kMapping) return kOfMapping.contains(name);
   return receiver == Receiver::kList && self.sequence()->is_list() && kOfList.contains(name);
 }
-
-}  // namespace
 
 bool HasAttribute(const Value& self, std::string_view name) {
   // Of Python's, but not known here.
@@ -151,12 +167,11 @@ bool HasAttribute(const Value& self, std::string_view name) {
 
 absl::StatusOr<Value> RunMethod(Rendering& rendering, const Value& self, std::string_view name,
                                 Arguments arguments) {
+  if (!arguments.named.empty() && !TakesNames(name)) {
+    return Fault(absl::StrCat("the method '", std::string(name), "' takes no arguments by name"));
+  }
   if (const Builtin* method = self.string() ? FindTextMethod(name) : nullptr) {
     return RunBuiltin(rendering, *method, &self, std::move(arguments));
-  }
-  if (IsUnsafe(self, name)) {
-    return Fault(absl::StrCat("access to attribute '", std::string(name), "' of '",
-                              self.python_type(), "' object is unsafe."));
   }
   for (const MethodEntry& entry : Methods()) {
     if (entry.receiver == ReceiverOf(self) && entry.builtin.name == name) {

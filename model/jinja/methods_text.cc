@@ -43,9 +43,11 @@ absl::StatusOr<Value> CaseMethod(Rendering& r, const Bound& bound) {
 }
 
 // The part of a text that the bounds in two slots leave, and how many characters come before it.
+// Where the first bound lies behind the second or the text's end, not even an empty text is found.
 struct TextPart {
   std::string_view text;
   int64_t before = 0;
+  bool is_there = true;
 };
 absl::StatusOr<TextPart> PartOf(Rendering& r, const Bound& bound, size_t slot) {
   const std::string_view text = *bound.self->string();
@@ -57,8 +59,10 @@ absl::StatusOr<TextPart> PartOf(Rendering& r, const Bound& bound, size_t slot) {
     if (!bound.has(slot + i) || bound[slot + i].is_none()) continue;
     if (!bound[slot + i].is_integer()) return Fault("the bounds of a search are integers");
     const int64_t at = bound[slot + i].integer();
-    ends[i] = std::clamp<int64_t>(at < 0 ? at + count : at, 0, count);
+    ends[i] = std::max<int64_t>(at < 0 ? at + count : at, 0);
   }
+  ends[1] = std::min(ends[1], count);
+  if (ends[0] > ends[1]) return TextPart{.is_there = false};
   size_t begin = 0;
   for (int64_t i = 0; i < ends[0]; ++i) begin += CharacterBytes(text, begin);
   size_t end = begin;
@@ -79,7 +83,7 @@ absl::StatusOr<Value> EdgeMethod(Rendering& r, const Bound& bound) {
     const std::string* edge = choice.string();
     if (!edge) return Fault("startswith and endswith take a string or a tuple of strings");
     RETURN_IF_ERROR(r.budget.Bytes(static_cast<int64_t>(edge->size())));
-    if (edge->size() > text.size()) continue;
+    if (!part.is_there || edge->size() > text.size()) continue;
     const size_t at = kStart ? 0 : text.size() - edge->size();
     if (text.substr(at, edge->size()) == *edge) return Value::OfBool(true);
   }
@@ -207,7 +211,7 @@ absl::StatusOr<Value> FindText(Rendering& r, const Bound& bound) {
   ASSIGN_OR_RETURN(const std::string* wanted, TextSlot(bound, 0));
   RETURN_IF_ERROR(ChargeSearch(r.budget, part.text, *wanted));
   const size_t at = kFromRight ? part.text.rfind(*wanted) : part.text.find(*wanted);
-  if (at == std::string_view::npos) {
+  if (!part.is_there || at == std::string_view::npos) {
     if (kMust) return Fault("index: the text is not found");
     return Value::OfInt(-1);
   }
@@ -217,6 +221,7 @@ absl::StatusOr<Value> FindText(Rendering& r, const Bound& bound) {
 absl::StatusOr<Value> CountText(Rendering& r, const Bound& bound) {
   ASSIGN_OR_RETURN(const TextPart in, PartOf(r, bound, 1));
   ASSIGN_OR_RETURN(const std::string* part, TextSlot(bound, 0));
+  if (!in.is_there) return Value::OfInt(0);
   if (part->empty()) return Value::OfInt(CharacterCount(in.text) + 1);
   RETURN_IF_ERROR(ChargeSearch(r.budget, in.text, *part));
   int64_t count = 0;

@@ -34,7 +34,11 @@ class Parser {
       const Token& token = tokens_.Peek();
       if (token.type == TokenType::kEnd) {
         if (ends.empty()) return body;
-        return tokens_.Error(absl::StrCat("'", std::string(*ends.begin()), "' is missing"));
+        // The tag that ends the statement, not one that goes on with it.
+        const auto end = std::find_if(ends.begin(), ends.end(), [](std::string_view name) {
+          return name.starts_with("end");
+        });
+        return tokens_.Error(absl::StrCat("'", std::string(*end), "' is missing"));
       }
       if (token.type == TokenType::kBlockBegin && ends.count(tokens_.Peek(1).text) > 0 &&
           tokens_.Peek(1).type == TokenType::kName) {

@@ -17,6 +17,16 @@ absl::Status CheckSize(const std::string& text) {
   return Fault(absl::StrCat("a value prints as more than ", kTextBytesMax, " bytes"));
 }
 
+void AppendEscape(std::string& out, uint32_t code_point) {
+  if (code_point < 0x100) {
+    absl::StrAppendFormat(&out, "\\x%02x", code_point);
+  } else if (code_point < 0x10000) {
+    absl::StrAppendFormat(&out, "\\u%04x", code_point);
+  } else {
+    absl::StrAppendFormat(&out, "\\U%08x", code_point);
+  }
+}
+
 void AppendQuoted(std::string& out, std::string_view text) {
   const bool single = text.find('\'') == std::string_view::npos;
   const bool double_quotes = !single && text.find('"') == std::string_view::npos;
@@ -33,12 +43,8 @@ void AppendQuoted(std::string& out, std::string_view text) {
       out += c == '\n' ? 'n' : (c == '\r' ? 'r' : 't');
     } else if (code_point > 0x10ffff || Is(CharacterKind::kPrintable, code_point)) {
       out += text.substr(at, CharacterBytes(text, at));
-    } else if (code_point < 0x100) {
-      absl::StrAppendFormat(&out, "\\x%02x", code_point);
-    } else if (code_point < 0x10000) {
-      absl::StrAppendFormat(&out, "\\u%04x", code_point);
     } else {
-      absl::StrAppendFormat(&out, "\\U%08x", code_point);
+      AppendEscape(out, code_point);
     }
   }
   out += quote;
@@ -51,7 +57,9 @@ absl::Status AppendSequence(Budget& budget, std::string& out, const Sequence& se
     case Sequence::Type::kGenerator:
       return Fault("a generator cannot be printed; apply the filter 'list' or 'join' first");
     case Sequence::Type::kRange:
-      out += sequence.shown;
+      absl::StrAppend(&out, "range(", sequence.start, ", ", sequence.stop);
+      if (sequence.step != 1) absl::StrAppend(&out, ", ", sequence.step);
+      out += ')';
       return absl::OkStatus();
     case Sequence::Type::kKeys:
     case Sequence::Type::kValues:
@@ -165,7 +173,7 @@ class JsonPrinter {
       if (escape != std::string_view::npos) {
         out_ += '\\';
         out_ += kLetters[escape];
-      } else if (code_point < 0x20 || (style_.ascii_only && code_point >= 0x80)) {
+      } else if (code_point < 0x20 || (style_.ascii_only && code_point >= 0x7f)) {
         PrintCodeUnits(code_point);
       } else {
         out_ += text.substr(at, bytes);
@@ -258,6 +266,21 @@ absl::StatusOr<std::string> ToRepr(Budget& budget, const Value& value) {
   std::string out;
   RETURN_IF_ERROR(AppendRepr(budget, out, value));
   RETURN_IF_ERROR(budget.Bytes(static_cast<int64_t>(out.size())));
+  return out;
+}
+
+absl::StatusOr<std::string> ToAscii(Budget& budget, const Value& value) {
+  ASSIGN_OR_RETURN(const std::string text, ToRepr(budget, value));
+  std::string out;
+  for (size_t at = 0; at < text.size(); at += CharacterBytes(text, at)) {
+    const uint32_t code_point = CodePointAt(text, at);
+    if (code_point < 0x80) {
+      out += text[at];
+    } else {
+      AppendEscape(out, std::min<uint32_t>(code_point, 0x10ffff));
+    }
+  }
+  RETURN_IF_ERROR(CheckSize(out));
   return out;
 }
 

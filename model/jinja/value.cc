@@ -11,6 +11,7 @@
 namespace chorale::jinja {
 namespace {
 
+constexpr int64_t kRangeMax = 100'000;  // as the sandbox of Jinja2
 constexpr int64_t kBytesPerComparison = 16;
 constexpr int64_t kStepsPerCharacter = 4;  // each becomes a string of its own
 
@@ -66,20 +67,6 @@ absl::Status Fault(std::string message) { return absl::InvalidArgumentError(mess
 absl::Status UndefinedFault(const Value& undefined) {
   const auto* data = undefined.As<Undefined>();
   return Fault(data && data->reason ? *data->reason : "the value is undefined");
-}
-
-absl::Status Budget::Steps(int64_t count) {
-  steps_left_ -= std::min(count, kStepsMax + 1);
-  if (steps_left_ >= 0) return absl::OkStatus();
-  steps_left_ = 0;
-  return Fault(absl::StrCat("rendering takes more than ", kStepsMax, " steps"));
-}
-
-absl::Status Budget::Bytes(int64_t count) {
-  bytes_left_ -= std::min(count, kWorkBytesMax + 1);
-  if (bytes_left_ >= 0) return absl::OkStatus();
-  bytes_left_ = 0;
-  return Fault(absl::StrCat("rendering builds more than ", kWorkBytesMax, " bytes of text"));
 }
 
 Value Value::OfUndefined(std::string reason) {
@@ -186,6 +173,26 @@ absl::StatusOr<Value> MakeGroup(Budget& budget, Value grouper, Value list) {
   auto group = std::make_shared<Sequence>(*pair.sequence());
   group->is_group = true;
   return Value(Value::Data(std::shared_ptr<const Sequence>(std::move(group))));
+}
+
+absl::StatusOr<Value> MakeRange(Budget& budget, int64_t start, int64_t stop, int64_t step) {
+  if (step == 0) return Fault("the step of range() is zero");
+  std::vector<Value> items;
+  int64_t at = start;
+  while (step > 0 ? at < stop : at > stop) {
+    if (static_cast<int64_t>(items.size()) >= kRangeMax) {
+      return Fault(absl::StrCat("range() gives more than ", kRangeMax, " numbers"));
+    }
+    items.push_back(Value::OfInt(at));
+    if (__builtin_add_overflow(at, step, &at)) break;
+  }
+  ASSIGN_OR_RETURN(const Value list, MakeSequence(budget, std::move(items)));
+  auto range = std::make_shared<Sequence>(*list.sequence());
+  range->type = Sequence::Type::kRange;
+  range->start = start;
+  range->stop = stop;
+  range->step = step;
+  return Value(Value::Data(std::shared_ptr<const Sequence>(std::move(range))));
 }
 
 absl::StatusOr<Value> MakeDictionary(Budget& budget, std::vector<std::pair<Value, Value>> entries) {
@@ -338,6 +345,14 @@ absl::StatusOr<bool> Contains(Budget& budget, const Value& container, const Valu
     ASSIGN_OR_RETURN(const Value* found, FindKey(budget, *dictionary, item));
     return found != nullptr;
   }
+  if (const Sequence* sequence = container.sequence();
+      sequence && sequence->type == Sequence::Type::kGenerator) {
+    while (const std::optional<Value> candidate = TakeItem(*sequence)) {
+      ASSIGN_OR_RETURN(const bool same, Equal(budget, *candidate, item));
+      if (same) return true;
+    }
+    return false;
+  }
   ASSIGN_OR_RETURN(const std::vector<Value> items, Items(budget, container));
   for (const Value& candidate : items) {
     ASSIGN_OR_RETURN(const bool same, Equal(budget, candidate, item));
@@ -346,15 +361,20 @@ absl::StatusOr<bool> Contains(Budget& budget, const Value& container, const Valu
   return false;
 }
 
+std::optional<Value> TakeItem(const Sequence& generator) {
+  if (generator.taken == generator.items.size()) return std::nullopt;
+  return generator.items[generator.taken++];
+}
+
 absl::StatusOr<std::vector<Value>> Items(Budget& budget, const Value& value) {
   std::vector<Value> items;
   if (value.is_undefined()) return items;
   if (const Sequence* sequence = value.sequence()) {
-    if (sequence->type == Sequence::Type::kGenerator && std::exchange(sequence->consumed, true)) {
-      return items;
-    }
     RETURN_IF_ERROR(budget.Steps(static_cast<int64_t>(sequence->items.size())));
-    return sequence->items;
+    if (sequence->type != Sequence::Type::kGenerator) return sequence->items;
+    const size_t from = std::exchange(sequence->taken, sequence->items.size());
+    return std::vector<Value>(sequence->items.begin() + static_cast<int64_t>(from),
+                              sequence->items.end());
   }
   if (const auto* loop = value.As<std::shared_ptr<Loop>>()) {
     RETURN_IF_ERROR(budget.Steps(static_cast<int64_t>((*loop)->items.size())));

@@ -1,5 +1,4 @@
-// The values of a running chat template, as Python would have them, and the limits of one
-// rendering.
+// The values of a running chat template, as Python would have them.
 //
 // Strings, sequences and dictionaries are immutable and shared. A namespace is the only thing a
 // template can change; it belongs to the rendering and is pointed to, so that values cannot form
@@ -9,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,25 +19,9 @@
 #include "absl/status/statusor.h"
 #include "base/json.h"
 #include "model/jinja/big_integer.h"
+#include "model/jinja/budget.h"
 
 namespace chorale::jinja {
-
-inline constexpr int64_t kStepsMax = 4'000'000;      // evaluated nodes and visited elements
-inline constexpr int64_t kWorkBytesMax = 256 << 20;  // bytes of strings built or searched
-inline constexpr int64_t kTextBytesMax = 4 << 20;    // the output, or any one string
-inline constexpr int kValueDepthMax = 150;           // lists within lists
-inline constexpr int kEvaluationDepthMax = 400;      // expressions, statements, macros in progress
-
-// What one rendering may still spend. InvalidArgument once it is spent.
-class Budget {
- public:
-  absl::Status Steps(int64_t count);
-  absl::Status Bytes(int64_t count);
-
- private:
-  int64_t steps_left_ = kStepsMax;
-  int64_t bytes_left_ = kWorkBytesMax;
-};
 
 class Value;
 struct Builtin;
@@ -50,9 +34,9 @@ struct Sequence {
   Type type = Type::kList;
   std::vector<Value> items;
   int depth = 1;
-  mutable bool consumed = false;  // a generator gives its items once
-  std::string shown;              // of a range: how it prints
-  bool is_group = false;          // of a tuple: of a key and a list, what groupby gives
+  mutable size_t taken = 0;               // of a generator, which gives its items once
+  int64_t start = 0, stop = 0, step = 1;  // of a range
+  bool is_group = false;                  // of a tuple: of a key and a list, what groupby gives
 
   bool is_list() const { return type == Type::kList; }
   // Whether it has a place for each item: can be indexed and sliced.
@@ -166,6 +150,8 @@ absl::StatusOr<Value> MakeSequence(Budget& budget, std::vector<Value> items,
                                    Sequence::Type type = Sequence::Type::kList);
 // A tuple of a key and a list, whose parts have the names grouper and list.
 absl::StatusOr<Value> MakeGroup(Budget& budget, Value grouper, Value list);
+// What range() gives; InvalidArgument for more numbers than the sandbox of Jinja2 allows.
+absl::StatusOr<Value> MakeRange(Budget& budget, int64_t start, int64_t stop, int64_t step);
 absl::StatusOr<Value> MakeDictionary(Budget& budget, std::vector<std::pair<Value, Value>> entries);
 absl::StatusOr<Value> MakeString(Budget& budget, std::string text);
 absl::StatusOr<Value> FromJson(const nlohmann::ordered_json& json, int depth = 0);
@@ -181,12 +167,15 @@ absl::StatusOr<bool> Equal(Budget& budget, const Value& a, const Value& b);
 // for types without one.
 absl::StatusOr<int> Order(Budget& budget, const Value& a, const Value& b);
 absl::StatusOr<bool> Contains(Budget& budget, const Value& container, const Value& item);
+// The next item of a generator; nothing at its end.
+std::optional<Value> TakeItem(const Sequence& generator);
 // What a for statement visits: items, keys, characters; nothing for an undefined value.
 absl::StatusOr<std::vector<Value>> Items(Budget& budget, const Value& value);
 
-// str(value), repr(value) and json.dumps(value).
+// str(value), repr(value), ascii(value) and json.dumps(value).
 absl::StatusOr<std::string> ToText(Budget& budget, const Value& value);
 absl::StatusOr<std::string> ToRepr(Budget& budget, const Value& value);
+absl::StatusOr<std::string> ToAscii(Budget& budget, const Value& value);
 struct JsonStyle {
   int64_t indent = -1;  // times indent_text a level; below zero: on one line
   std::string indent_text = " ";

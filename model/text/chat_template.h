@@ -3,10 +3,12 @@
 // The environment is that of transformers: Jinja2's immutable sandbox with trim_blocks,
 // lstrip_blocks, loop controls, generation blocks, its tojson, raise_exception and strftime_now
 // (model/jinja). Not known, and refused by name: include, import, extends, autoescape of true,
-// filters that are random or write prose (random, pprint, urlize, wordwrap), str.encode and
-// str.translate. A statement is refused when the template is parsed, a name when it is used.
-// Rendering is bounded in output bytes and in steps, so that no template can hang or exhaust a
-// server.
+// filters that are random or write prose (random, pprint, urlize, wordwrap), str.encode,
+// str.isidentifier, str.maketrans, str.translate, and what integers have beside their operators
+// (bit_length, to_bytes, ...). Generators are computed at once: a loop that a break leaves has
+// taken all of one, where Python leaves the rest. A statement is refused when the template is
+// parsed, a name when it is used. Rendering is bounded in output bytes and in steps, so that no
+// template can hang or exhaust a server.
 //
 // A ChatTemplate is immutable after Parse and safe to share between threads.
 #pragma once
@@ -32,7 +34,7 @@ class ChatTemplate {
   // of their keys, as tojson must print them.
   absl::StatusOr<std::string> Render(const nlohmann::ordered_json& context) const;
 
-  // Whether the template's text has the word, as the name of a role it knows.
+  // Whether the word is a string or a name of the template's code, as the name of a role it knows.
   bool Mentions(std::string_view word) const;
 
  private:

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "model/model_loader.h"
 #include "model/random_checkpoint.h"
+#include "model/text/utf8.h"
 #include "tests/model/safetensors_file.h"
 #include "tests/testing/temp_folder.h"
 #include "tests/testing/tiny_model.h"
@@ -16,6 +17,7 @@
 namespace chorale {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -140,16 +142,35 @@ TEST_F(Settings, TakeSamplingDefaults) {
 TEST_F(Settings, AreGreedyWhereTheFileDoesNotSample) {
   Write("generation_config.json", {{"do_sample", false}, {"temperature", 0.6}});
   EXPECT_EQ(Generation().defaults.temperature, 0);
+}
+
+// It is a top_p still, so that the top_p of a request takes its place.
+TEST_F(Settings, KeepTheLikeliestTokenWhereTheFileSaysTopPZero) {
   Write("generation_config.json", {{"temperature", 0.6}, {"top_p", 0}, {"top_k", -1}});
-  EXPECT_EQ(Generation().defaults.temperature, 0.6);
-  EXPECT_EQ(Generation().defaults.top_k, 1);
+  const GenerationDefaults defaults = Generation().defaults;
+  EXPECT_EQ(defaults.temperature, 0.6);
+  EXPECT_EQ(defaults.top_k, 0);
+  ASSERT_TRUE(defaults.top_p.has_value());
+  EXPECT_GT(*defaults.top_p, 0);
+  EXPECT_LE(*defaults.top_p, 1e-9);
+}
+
+TEST_F(Settings, LeaveOutStopsThatNoRequestMayHave) {
+  Json stops = Json::array();
+  for (size_t i = 0; i < kStopStringsMax + 2; ++i) stops.push_back(std::string(i + 1, 's'));
+  stops[0] = std::string(kStopBytesMax + 1, 'l');
+  Write("generation_config.json", {{"stop_strings", stops}});
+  EXPECT_EQ(Generation().defaults.stop.size(), kStopStringsMax);
+  EXPECT_EQ(Generation().defaults.stop[0], "ss");
+  EXPECT_THAT(Generation().notes,
+              ElementsAre(HasSubstr("a string of 1025 bytes is left out; the limit is 1024"),
+                          HasSubstr("17 strings; those behind the first 16 are left out")));
 }
 
 TEST_F(Settings, TakeTheModelsConfigOnlyWithoutAGenerationConfig) {
   Write("config.json", {{"temperature", 0.5}, {"num_beams", 4}});
   EXPECT_EQ(Generation().defaults.temperature, 0.5);
-  EXPECT_THAT(Generation().notes,
-              ElementsAre("config.json: field 'num_beams': 4 is not followed"));
+  EXPECT_THAT(Generation().notes, ElementsAre("config.json: field 'num_beams': 4 is not followed"));
   Write("generation_config.json", Json::object());
   EXPECT_EQ(Generation().defaults.temperature, std::nullopt);
   EXPECT_THAT(Generation().notes, IsEmpty());
@@ -162,12 +183,24 @@ TEST_F(Settings, NameWhatIsNotFollowed) {
                                    {"suppress_tokens", {1, 2}},
                                    {"min_new_tokens", 0},
                                    {"bad_words_ids", nullptr},
+                                   {"num_return_sequences", 2},
+                                   {"length_penalty", 1.0},
+                                   {"diversity_penalty", 0.5},
+                                   {"token_healing", true},
+                                   {"prompt_lookup_num_tokens", 10},
                                    {"guidance_scale", 1.5}});
   EXPECT_THAT(Generation().notes,
               ElementsAre("generation_config.json: field 'typical_p': 0.9 is not followed",
                           "generation_config.json: field 'no_repeat_ngram_size': 3 is not followed",
                           "generation_config.json: field 'suppress_tokens': [1,2] is not followed",
-                          "generation_config.json: field 'guidance_scale': 1.5 is not followed"));
+                          "generation_config.json: field 'guidance_scale': 1.5 is not followed",
+                          "generation_config.json: field 'num_return_sequences': 2 is not followed",
+                          "generation_config.json: field 'diversity_penalty': 0.5 is not followed",
+                          "generation_config.json: field 'token_healing': true is not followed",
+                          "generation_config.json: field 'prompt_lookup_num_tokens': 10 is not "
+                          "followed"));
+  Write("generation_config.json", {{"length_penalty", 0.5}});
+  EXPECT_THAT(Generation().notes, ElementsAre(HasSubstr("'length_penalty': 0.5 is not followed")));
 }
 
 TEST_F(Settings, RefuseWrongTypesWithFileAndField) {
@@ -190,10 +223,17 @@ TEST_F(Settings, RefuseWrongTypesWithFileAndField) {
     WriteFile(own.path() + "/" + file, json.dump());
     ExpectRefused(LoadTextSettings(own.path()).status(), message);
   }
-  for (const auto& [field, value] :
-       {std::pair<const char*, Json>{"temperature", -1}, {"temperature", "hot"}, {"top_k", -2},
-        {"top_k", 1.5}, {"top_p", 1.5}, {"min_p", 2}, {"repetition_penalty", 0},
-        {"max_new_tokens", 0}, {"do_sample", 1}, {"stop_strings", {""}}, {"stop_strings", 5}}) {
+  for (const auto& [field, value] : {std::pair<const char*, Json>{"temperature", -1},
+                                     {"temperature", "hot"},
+                                     {"top_k", -2},
+                                     {"top_k", 1.5},
+                                     {"top_p", 1.5},
+                                     {"min_p", 2},
+                                     {"repetition_penalty", 0},
+                                     {"max_new_tokens", 0},
+                                     {"do_sample", 1},
+                                     {"stop_strings", {""}},
+                                     {"stop_strings", 5}}) {
     Write("generation_config.json", {{field, value}});
     ExpectRefused(LoadGenerationSettings(folder_.path()).status(),
                   std::string("generation_config.json: field '") + field + "'");
@@ -212,8 +252,7 @@ class Ends : public Settings {
                                     pool_, nullptr);
     EXPECT_TRUE(loader.ok()) << loader.status();
     loader->UseTokenizer(tokenizer_.get());
-    auto models =
-        loader->Load({{.name = "m", .module = {.name = "m", .adapter = adapter}}}, pool_);
+    auto models = loader->Load({{.name = "m", .module = {.name = "m", .adapter = adapter}}}, pool_);
     EXPECT_TRUE(models.ok()) << models.status();
     return models->front();
   }
@@ -232,6 +271,22 @@ TEST_F(Ends, AreThoseOfEveryFile) {
   EXPECT_THAT(Load()->ends, ElementsAre(7, 9));
   EXPECT_THAT(Load()->generation.notes,
               ElementsAre(HasSubstr("'<|nowhere|>' that the tokenizer's files name is not in")));
+}
+
+TEST_F(Ends, ComeWithNotesOnTheTextOfTheModel) {
+  Write("tokenizer_config.json", {{"add_bos_token", true}, {"bos_token", nullptr}});
+  EXPECT_THAT(Load()->generation.notes,
+              ElementsAre(HasSubstr("add_bos_token holds, but no bos_token is named")));
+  Write("tokenizer_config.json", {{"chat_template", "a\n{% include 'x' %}"}});
+  EXPECT_THAT(
+      Load()->generation.notes,
+      ElementsAre(AllOf(HasSubstr("template 'default': chat template line 2: the statement"),
+                        HasSubstr("are refused"))));
+  WriteText("chat_template.jinja", "a\n\xff");
+  EXPECT_THAT(Load()->generation.notes, ElementsAre(HasSubstr("line 2: byte 2 of the file")));
+  WriteText("chat_template.jinja", "{{ a \xce\xa9 }}");
+  EXPECT_EQ(Load()->generation.notes.size(), 1u);
+  EXPECT_EQ(FindInvalidUtf8(Load()->generation.notes[0]), std::nullopt);
 }
 
 TEST_F(Ends, AndTextOfAnAdapterAreItsOwnWhereItHasFiles) {

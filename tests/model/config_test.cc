@@ -11,6 +11,7 @@
 namespace chorale {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -74,6 +75,8 @@ TEST(ModelConfigTest, TakesTheDefaultsOfQwen2) {
   EXPECT_EQ(Parsed(json).window.of_all_layers(), 0);
   json["max_window_layers"] = 0;
   EXPECT_EQ(Parsed(json).window.of_all_layers(), 512);
+  json["sliding_window"] = nullptr;  // as in the reference: there is none to switch on
+  EXPECT_EQ(Parsed(json).window, AttentionWindow{});
 }
 
 TEST(ModelConfigTest, TakesTheDefaultsOfQwen3) {
@@ -250,6 +253,85 @@ TEST(ModelConfigTest, ReadsRopeScalings) {
   EXPECT_EQ(
       Parsed(With("rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1e6}})).rope_theta,
       1e6);
+}
+
+TEST(ModelConfigTest, ReadsOneOfTwoRopeObjects) {
+  const auto refusal = [](const Json& json) {
+    return std::string(ParseModelConfig(json).status().message());
+  };
+  const Json yarn = {
+      {"rope_type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 2048}};
+  const Json dynamic = {{"type", "dynamic"}, {"factor", 2}};
+  for (const Json& rope : {yarn, dynamic}) {
+    const ModelConfig once = Parsed(With("rope_scaling", rope));
+    Json json = With("rope_scaling", rope);
+    json["rope_parameters"] = rope;
+    json["rope_parameters"]["rope_theta"] = 5e5;
+    EXPECT_EQ(Parsed(json).rope_scaling, once.rope_scaling);
+    EXPECT_EQ(Parsed(json).positions_max, once.positions_max);
+    EXPECT_EQ(Parsed(json).context_reason, once.context_reason);
+    EXPECT_EQ(Parsed(json).rope_theta, 5e5);
+    json["rope_parameters"]["factor"] = 8;
+    EXPECT_THAT(refusal(json),
+                AllOf(HasSubstr("field 'rope_scaling'"), HasSubstr("but rope_parameters is")));
+    json["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 5e5}};
+    EXPECT_THAT(refusal(json), HasSubstr("remove the one that does not hold"));
+    json["rope_parameters"] = Json::object();  // says nothing
+    EXPECT_EQ(Parsed(json).rope_scaling, once.rope_scaling);
+  }
+}
+
+TEST(ModelConfigTest, RefusesRopeSettingsThatTheKindDoesNotRead) {
+  const Json kRefused[] = {
+      {{"factor", 4.0}},
+      {{"rope_theta", 1e6}, {"beta_fast", 32}},
+      {{"type", "linear"}, {"factor", 2}, {"fator", 4}},
+      {{"type", "linear"}, {"factor", 2}, {"attention_factor", 1.5}},
+      {{"type", "linear"}, {"rope_type", "dynamic"}, {"factor", 2}},
+      {{"rope_type", "default"}, {"factor", 2}},
+      {{"rope_type", "yarn"}, {"factor", 4}, {"attn_factor", 1.2}},
+      {{"rope_type", "yarn"}, {"factor", 4}, {"low_freq_factor", 1}},
+      {{"rope_type", "llama3"},
+       {"factor", 8},
+       {"beta_fast", 32},
+       {"original_max_position_embeddings", 1024}},
+      {{"rope_type", "dynamic"}, {"factor", 2}, {"original_max_position_embeddings", 1024}},
+      {{"rope_type", "longrope"},
+       {"short_factor", {1, 1, 1, 1}},
+       {"long_factor", {1, 1, 1, 1}},
+       {"factor", 4},
+       {"short_mscale", 1.1}},
+  };
+  const char* const kFields[] = {"rope_type",   "rope_type",
+                                 "fator",       "attention_factor",
+                                 "type",        "factor",
+                                 "attn_factor", "low_freq_factor",
+                                 "beta_fast",   "original_max_position_embeddings",
+                                 "short_mscale"};
+  for (size_t i = 0; i < std::size(kRefused); ++i) {
+    const auto config = ParseModelConfig(With("rope_scaling", kRefused[i]));
+    EXPECT_FALSE(config.ok()) << kRefused[i];
+    EXPECT_THAT(std::string(config.status().message()),
+                HasSubstr(std::string("in 'rope_scaling': field '") + kFields[i] + "'"));
+  }
+}
+
+TEST(ModelConfigTest, PassesOverRopeSettingsThatAskForNothing) {
+  const RopeScaling plain;
+  for (const Json& rope :
+       {Json({{"rope_theta", 1e6}}), Json({{"rope_theta", 1e6}, {"partial_rotary_factor", 1.0}}),
+        Json({{"rope_type", "default"}, {"factor", 1.0}, {"mrope_section", {16, 24, 24}}}),
+        Json({{"type", "none"}}), Json({{"rope_type", nullptr}, {"factor", nullptr}})}) {
+    EXPECT_EQ(Parsed(With("rope_scaling", rope)).rope_scaling, plain) << rope;
+  }
+  const Json linear = {{"type", "linear"},
+                       {"rope_type", "linear"},
+                       {"factor", 2},
+                       {"original_max_position_embeddings", 1024},
+                       {"attention_factor", 1.0}};
+  EXPECT_EQ(Parsed(With("rope_scaling", linear)).rope_scaling.factor, 2);
+  const Json yarn = {{"type", "yarn"}, {"factor", 2}, {"finetuned", true}, {"attn_factor", 1}};
+  EXPECT_EQ(Parsed(With("rope_scaling", yarn)).rope_scaling.factor, 2);
 }
 
 TEST(ModelConfigTest, ReadsYarnAndItsLongerContext) {

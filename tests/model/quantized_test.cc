@@ -92,8 +92,14 @@ TEST_P(QuantizedTest, NamesAMissingTensorOfAConvertedCheckpoint) {
 TEST_P(QuantizedTest, TakesAFolderWithASlashAndNoOtherWeights) {
   std::ofstream(in_.path() + "/pytorch_model.bin") << "weights";
   std::ofstream(in_.path() + "/model.safetensors.index.json") << "{}";
+  const std::string templates = "/additional_chat_templates";
+  std::filesystem::create_directory(in_.path() + templates);
+  std::ofstream(in_.path() + templates + "/tool_use.jinja") << "{{ tools }}";
+  std::ofstream(in_.path() + templates + "/weights.bin") << "weights";
   ASSERT_TRUE(ConvertCheckpoint(in_.path(), Out() + "/", GetParam(), pool_, nullptr).ok());
   EXPECT_TRUE(std::filesystem::exists(Out() + "/tokenizer.json"));
+  EXPECT_TRUE(std::filesystem::exists(Out() + templates + "/tool_use.jinja"));
+  EXPECT_FALSE(std::filesystem::exists(Out() + templates + "/weights.bin"));
   EXPECT_FALSE(std::filesystem::exists(Out() + "/pytorch_model.bin"));
   EXPECT_FALSE(std::filesystem::exists(Out() + "/model.safetensors.index.json"));
 }

@@ -151,7 +151,10 @@ TEST(ChatTemplateTest, RefusesUnknownNamesWhenTheyAreUsed) {
 TEST(ChatTemplateTest, RefusesSyntaxErrorsWithTheirLine) {
   const Refusal kRefusals[] = {
       {"a\n\n{{ 1 + }}", "line 3"},
-      {"{% if x %}\n", "'elif' is missing"},
+      {"{% if x %}\n", "'endif' is missing"},
+      {"{% if x %}{% else %}\n", "'endif' is missing"},
+      {"{% for x in y %}\n", "'endfor' is missing"},
+      {"a\nb \xff", "chat template line 2: byte 4 of the file is not UTF-8"},
       {"{{ (1 }}", "unexpected '}'"},
       {"{{ 'abc", "a string is not closed"},
       {"{# abc", "a comment '{#' is not closed"},
@@ -220,6 +223,26 @@ TEST(ChatTemplateTest, RefusesTemplatesNestedTooDeep) {
     const auto parsed = ChatTemplate::Parse(source);
     ASSERT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument) << source.substr(0, 50);
     EXPECT_THAT(std::string(parsed.status().message()), HasSubstr("nested deeper than"));
+  }
+}
+
+TEST(ChatTemplateTest, MentionsWhatItsCodeNames) {
+  const auto mentions = [](const char* source) {
+    const auto parsed = ChatTemplate::Parse(source);
+    EXPECT_TRUE(parsed.ok()) << parsed.status();
+    return parsed.ok() && (*parsed)->Mentions("developer");
+  };
+  for (const char* source :
+       {"{{ m.role == 'developer' }}", "{% if r in ['system', 'developer'] %}{% endif %}",
+        "{{ roles.developer }}", "{{ {'developer': 1}[r] }}", "{{ f(developer=1) }}",
+        "{% for m in x if m.role != 'developer' %}{% endfor %}",
+        "{% macro f(a='developer') %}{% endmacro %}", "{% set developer = 1 %}",
+        "{% if a %}{% elif b %}{% else %}{{ x|default('developer') }}{% endif %}"}) {
+    EXPECT_TRUE(mentions(source)) << source;
+  }
+  for (const char* source : {"{# no developer here #}{{ m.role }}", "for a developer {{ m.role }}",
+                             "{{ 'You help a developer.' }}", "{{ developers }}"}) {
+    EXPECT_FALSE(mentions(source)) << source;
   }
 }
 

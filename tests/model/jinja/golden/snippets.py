@@ -121,6 +121,8 @@ TESTS = '''
 '''
 
 EXPRESSIONS = '''
+{{ range(5)[1:3] }} {{ range(5)[::2] }} {{ range(0, 5, 2)[:] }} {{ range(5)[::-1] }} {{ range(10)[-3:] }} {{ range(10)[7:2] }} {{ range(10)[::100] }} {{ range(2, 20, 3)[1:4]|list }} {{ range(9, 0, -2)[1:]}} {{ range(5)[1:3] == range(1, 3) }} {{ range(5)[1:3][0] }} {{ range(5)[9:]|length }} {{ range(3, 1)[:1] }}
+{{ range(5)[::0] }}
 {{ 7 // 2 }} {{ -7 // 2 }} {{ 7 % 3 }} {{ -7 % 3 }} {{ 7 / 2 }} {{ 4 / 2 }} {{ 2 ** 10 }} {{ 2 ** -1 }} {{ 7.5 // 2 }} {{ -7.5 % 2 }}
 {{ 2 ** 3 ** 2 }} {{ -2 ** 2 }} {{ (-2) ** 2 }} {{ 1 + 2 * 3 - 4 }} {{ 10 - 2 - 3 }}
 {{ 2 ** 64 }} {{ 2 ** 100 + 1 }} {{ big }} {{ big + 1 }} {{ -big }} {{ big * big }} {{ big // 7 }} {{ big % 97 }} {{ -big // 7 }} {{ -big % 97 }} {{ big > 1 }} {{ big == big }} {{ 9223372036854775807 + 1 }} {{ -9223372036854775808 - 1 }} {{ 9223372036854775808 - 1 }}
@@ -217,12 +219,49 @@ METHODS = '''
 {{ text.frob() }}
 {{ text.encode() }}
 {{ (5).bit_length() }}
+{{ 'abc'.find('', 5) }} {{ 'abc'.find('', 3) }} {{ 'abc'.find('', 2, 1) }} {{ 'abc'.rfind('', 5) }} {{ 'abc'.rfind('', 1, 2) }} {{ 'abc'.find('c', -1) }} {{ 'abc'.find('c', -9, 9) }} {{ 'abc'.find('b', 5) }}
+{{ 'abc'.index('', 5) }}
+{{ 'abc'.startswith('', 5) }} {{ 'abc'.startswith('', 3) }} {{ 'abc'.startswith('', 2, 1) }} {{ 'abc'.endswith('', 5) }} {{ 'abc'.endswith('', 1, 1) }} {{ 'abc'.endswith(('x', ''), 4) }} {{ 'abc'.startswith('c', -1) }}
+{{ 'abc'.count('', 5) }} {{ 'abc'.count('', 3) }} {{ 'abc'.count('', 2, 1) }} {{ 'abc'.count('') }} {{ 'éé'.count('é', 1) }}
+{{ list.append is defined }} {{ list.append is undefined }} {{ list.index is defined }} {{ map.update is defined }} {{ map.get is defined }} {{ map.pop is callable }} {{ (1, 2).append is defined }} {{ list.append }}| {{ list|attr('append') is defined }} {{ map['pop'] is defined }} {{ {'pop': 3}['pop'] }} {{ {'pop': 3}.pop is defined }}
+{{ list.append(4) }}
+{{ map.update({}) }}
+{{ '%a' % 'é' }} {{ '%a' % ['東😀'] }} {{ '%.4a|%8a' % ('éa', 'é') }} {{ '{!a}'.format('é\n') }} {{ '%a' % 5 }}
+{{ '\x7f'|tojson(ensure_ascii=true) }} {{ '\x7f'|tojson }} {{ '\x1f~é'|tojson(ensure_ascii=true) }}
+{{ dict.fromkeys(['a', 'b']) }} {{ dict.fromkeys('ab', 1) }} {{ map.fromkeys([1, 1], 'x') }} {{ dict.fromkeys([]) }}
+{{ dict.fromkeys(iterable=['a']) }}
+{{ dict.fromkeys([[1]]) }}
+{{ dict.fromkeys(5) }}
+{{ '0x1f'|int(base=0) }} {{ '0b11'|int(0, 0) }} {{ '-0o17'|int(base=0) }} {{ '12'|int(base=0) }} {{ '012'|int(base=0) }} {{ '000'|int(base=0) }} {{ '0xg'|int(5, 0) }} {{ ' 1_000 '|int(base=0) }} {{ '1f'|int(base=0) }}
+{{ 'ffffffffffffffffffff'|int(base=16) }} {{ '-zzzzzzzzzzzzzz'|int(base=36) }} {{ '12'|int(base=1) }} {{ '12'|int(base=37) }} {{ 'x'|int(7, 99) }} {{ '0b1'|int(base=16) }} {{ '0x'|int(3, 16) }}
+{{ (1.5).is_integer() }} {{ (2.0).is_integer() }} {{ f.is_integer() }} {{ f.is_integer is defined }} {{ (f * 1e308).is_integer() }} {{ missing is callable }} {{ missing.x is callable }}
+{{ n.is_integer() }}
+{{ 'aa'.replace(old='a', new='b') }}
+{{ 'aa'.replace('a', 'b', count=1) }}
+{{ 'aa'.strip(chars='a') }}
+{{ 'a'.center(width=5) }}
+{{ 'a'.find(sub='a') }}
+{{ map.get(key='a') }}
+{{ map.get('z', default=1) }}
+{{ list.index(value=1) }}
+{{ 'a'.zfill(width=3) }}
+{{ '-'.join(iterable=['a']) }}
+{{ range(stop=3) }}
+{{ 1 is eq(other=1) }}
+{{ 'a b c'.split(sep=' ', maxsplit=1) }} {{ 'a b c'.rsplit(maxsplit=1) }} {{ 'a\nb'.splitlines(keepends=true) }} {{ 'a\tb'.expandtabs(tabsize=2) }} {{ '{x}'.format(x=1) }}
 
 {{ 'abc'.startswith(5) }}
 {{ 'x'.join(missing) }}| {{ 'abc'.strip(none) }}
 '''
 
 STATEMENTS = '''
+{% set g = list|select %}{{ g|first }}{{ g|list }}{{ g|list }}
+{% set g = list|map('string') %}{{ g|first }}{{ g|first }}{{ g|join('-') }}{{ g|first }}|
+{% set g = list|reject('odd') %}{{ 2 in g }}{{ g|list }}{{ 2 in g }}
+{% set g = words|select %}{{ 'Apple' in g }}{{ g|list }}
+{% set g = list|select %}{% for x in g %}{{ x }}{% endfor %}{% for x in g %}{{ x }}{% else %}gone{% endfor %}
+{% set g = list|reverse %}{{ g|first }}{% for x in g %}{{ x }}{% endfor %}
+{% set g = []|select %}{{ g|first }}|{{ g|list }}{{ g is iterable }}
 {% raw %}{{ x }} {% if %} {# c #}{% endraw %}|
 a {%- raw %} {{ b }} {% endraw -%} c
 {%- raw -%}  x  {%- endraw %}
