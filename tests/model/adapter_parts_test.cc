@@ -9,7 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "kernels/quantize.h"
+#include "kernels/formats/quantize.h"
 #include "model/linears.h"
 #include "model/module.h"
 #include "model/quantized_tensor.h"
