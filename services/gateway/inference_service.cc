@@ -69,7 +69,8 @@ grpc::ServerWriteReactor<v1::GenerateChunk>* InferenceService::Generate(
 grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerContext* context,
                                                        const v1::ListModelsRequest*,
                                                        v1::ListModelsResponse* response) {
-  for (const ModelEntry& model : *gateway_.models()) {
+  const std::shared_ptr<const ModelTable> models = gateway_.models();
+  for (const ModelEntry& model : *models) {
     FillProto(model, gateway_.uses_model_defaults(), *response->add_models());
   }
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
