@@ -33,7 +33,12 @@ absl::StatusOr<std::shared_ptr<const ModelText>> ModelText::Load(const std::stri
   auto text = std::make_shared<ModelText>();
   text->folder_ = text_folder.empty() ? folder : text_folder;
   const std::string path = folder + "/tokenizer.json";
-  if (!std::filesystem::exists(path)) return text;
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::not_found) return text;
+  if (error) {
+    return absl::UnavailableError(absl::StrFormat("%s: %s", path, error.message()));
+  }
   ASSIGN_OR_RETURN(text->tokenizer_, Tokenizer::Load(path));
   for (TokenId id = 0; id < text->tokenizer_->vocab_size(); ++id) {
     text->token_bytes_max_ = std::max(text->token_bytes_max_,

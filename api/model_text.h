@@ -12,9 +12,9 @@
 #include "api/completion.h"
 #include "base/json.h"
 #include "base/token.h"
-#include "model/checkpoint_settings.h"
-#include "model/text/chat_template.h"
-#include "model/text/tokenizer.h"
+#include "model/checkpoint/checkpoint_settings.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
 
 namespace chorale {
 
@@ -30,7 +30,7 @@ struct Prompt {
 class ModelText {
  public:
   // Reads tokenizer.json of a model folder, and of `text_folder` special tokens and templates
-  // (model/checkpoint_settings.h); an empty one stands for the same folder. A folder without
+  // (model/checkpoint/checkpoint_settings.h); an empty one stands for the same folder. A folder without
   // tokenizer.json serves prompts of token ids only. A template that is not understood costs the
   // chat alone.
   static absl::StatusOr<std::shared_ptr<const ModelText>> Load(const std::string& folder,

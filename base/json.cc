@@ -33,7 +33,7 @@ absl::Status Missing(std::string_view field) {
 
 absl::Status WrongType(std::string_view field, const char* expected, const Json& found) {
   return absl::InvalidArgumentError(absl::StrFormat("field '%s': expected %s, found %s", field,
-                                                    expected, DumpJson(found).substr(0, 80)));
+                                                    expected, JsonExcerpt(found)));
 }
 
 absl::StatusOr<int64_t> AsInt(std::string_view field, const Json& value) {
@@ -185,6 +185,14 @@ absl::StatusOr<OrderedJson> ParseOrderedJsonFile(const std::string& path, int64_
                                                  size_t keys_max) {
   ASSIGN_OR_RETURN(const std::string text, ReadText(path, bytes_max));
   return ParseOrderedJson(text, path, keys_max);
+}
+
+std::string Utf8Prefix(std::string text, size_t bytes_max) {
+  if (text.size() <= bytes_max) return text;
+  size_t end = bytes_max;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  text.resize(end);
+  return text;
 }
 
 std::string DumpJson(const Json& value) {

@@ -48,10 +48,13 @@ bool JsonHas(const AnyJson& object, std::string_view field) {
   return it != object.end() && !it->is_null();
 }
 
+// The first `bytes_max` bytes of a text in UTF-8, or some fewer: no character is cut.
+std::string Utf8Prefix(std::string text, size_t bytes_max);
+
 // The beginning of a value's text, for errors that show what was found.
 template <typename AnyJson>
 std::string JsonExcerpt(const AnyJson& value) {
-  return value.dump(-1, ' ', false, AnyJson::error_handler_t::replace).substr(0, 80);
+  return Utf8Prefix(value.dump(-1, ' ', false, AnyJson::error_handler_t::replace), 80);
 }
 
 // Compact text of `value`; invalid UTF-8 inside strings becomes U+FFFD rather than an exception.

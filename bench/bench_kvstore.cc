@@ -27,8 +27,8 @@
 #include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/json.h"
-#include "bench/sample_blocks.h"
-#include "bench/store_process.h"
+#include "bench/fixtures/sample_blocks.h"
+#include "bench/fixtures/store_process.h"
 
 namespace chorale::bench {
 namespace {

@@ -8,7 +8,7 @@
 #include <sstream>
 #include <vector>
 
-#include "model/text/tokenizer.h"
+#include "text/tokenizer.h"
 
 int main(int argc, char** argv) {
   if (argc != 3) {

@@ -33,7 +33,7 @@
 #include "bench/engine_bench.h"
 #include "chorale/v1/blocks.grpc.pb.h"
 #include "chorale/v1/worker.grpc.pb.h"
-#include "model/random_checkpoint.h"
+#include "model/checkpoint/random_checkpoint.h"
 #include "rpc/channels.h"
 
 namespace chorale::bench {

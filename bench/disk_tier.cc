@@ -27,7 +27,7 @@
 #include "base/check.h"
 #include "base/hash.h"
 #include "base/json.h"
-#include "bench/sample_blocks.h"
+#include "bench/fixtures/sample_blocks.h"
 
 namespace chorale::bench {
 namespace {

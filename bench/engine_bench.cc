@@ -11,7 +11,7 @@
 #include "base/status_macros.h"
 #include "bench/ceilings.h"
 #include "engine/engine.h"
-#include "model/random_checkpoint.h"
+#include "model/checkpoint/random_checkpoint.h"
 
 namespace chorale::bench {
 namespace {

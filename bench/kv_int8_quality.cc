@@ -18,7 +18,7 @@
 #include "base/status_macros.h"
 #include "model/forward.h"
 #include "model/model_loader.h"
-#include "model/text/tokenizer.h"
+#include "text/tokenizer.h"
 
 namespace chorale::bench {
 namespace {

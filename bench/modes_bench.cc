@@ -34,7 +34,7 @@
 #include "base/random.h"
 #include "base/status_macros.h"
 #include "bench/ceilings.h"
-#include "bench/modes_family.h"
+#include "bench/fixtures/modes_family.h"
 #include "engine/engine.h"
 #include "model/model_loader.h"
 

@@ -35,8 +35,8 @@
 #include "absl/time/time.h"
 #include "base/check.h"
 #include "base/json.h"
-#include "bench/transfer_receiver.h"
-#include "bench/transfer_sender.h"
+#include "bench/fixtures/transfer_receiver.h"
+#include "bench/fixtures/transfer_sender.h"
 
 extern char** environ;
 

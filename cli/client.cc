@@ -9,7 +9,7 @@
 #include "base/status_macros.h"
 #include "chorale/v1/control.grpc.pb.h"
 #include "chorale/v1/worker.grpc.pb.h"
-#include "cli/run_dir.h"
+#include "cli/cluster/run_dir.h"
 #include "rpc/channels.h"
 #include "rpc/deadline.h"
 #include "rpc/status.h"

@@ -1,5 +1,5 @@
 // `chorale convert`: a checkpoint in fewer bits.
-#include "model/convert.h"
+#include "model/checkpoint/convert.h"
 
 #include <algorithm>
 #include <filesystem>

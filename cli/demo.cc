@@ -20,13 +20,13 @@
 #include "base/random.h"
 #include "base/status_macros.h"
 #include "cli/client.h"
+#include "cli/cluster/start.h"
+#include "cli/cluster/stop.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
-#include "cli/start.h"
-#include "cli/stop.h"
 #include "model/catalog.h"
-#include "model/config.h"
+#include "model/checkpoint/config.h"
 
 namespace chorale::cli {
 namespace {

@@ -6,8 +6,8 @@
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "cli/client.h"
+#include "cli/cluster/stop.h"
 #include "cli/commands.h"
-#include "cli/stop.h"
 
 namespace chorale::cli {
 namespace {

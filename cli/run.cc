@@ -2,8 +2,8 @@
 #include <memory>
 
 #include "absl/strings/str_format.h"
+#include "cli/cluster/launch.h"
 #include "cli/commands.h"
-#include "cli/launch.h"
 #include "services/single/single.h"
 #include "services/worker/worker_flags.h"
 

@@ -13,10 +13,10 @@
 #include "base/status_macros.h"
 #include "cli/cache_client.h"
 #include "cli/client.h"
+#include "cli/cluster/run_dir.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
-#include "cli/run_dir.h"
 
 namespace chorale::cli {
 namespace {

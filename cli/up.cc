@@ -9,12 +9,12 @@
 #include "base/json.h"
 #include "base/status_macros.h"
 #include "cli/client.h"
+#include "cli/cluster/launch.h"
+#include "cli/cluster/start.h"
+#include "cli/cluster/stop.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
-#include "cli/launch.h"
 #include "cli/output.h"
-#include "cli/start.h"
-#include "cli/stop.h"
 
 namespace chorale::cli {
 namespace {

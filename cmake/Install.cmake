@@ -12,7 +12,7 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/choraleConfig.cmake
               ${CMAKE_CURRENT_BINARY_DIR}/choraleConfigVersion.cmake cmake/Dependencies.cmake
         DESTINATION ${CHORALE_PACKAGE_DIR})
 
-foreach(layer base kernels model cache engine orchestrator process rpc net api services)
+foreach(layer base kernels text model cache engine orchestrator process rpc net api services)
   install(DIRECTORY ${layer} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/chorale
           FILES_MATCHING PATTERN "*.h")
 endforeach()

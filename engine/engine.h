@@ -38,7 +38,7 @@
 #include "engine/request.h"
 #include "engine/stats.h"
 #include "model/module.h"
-#include "model/text/tokenizer.h"
+#include "text/tokenizer.h"
 
 namespace chorale {
 

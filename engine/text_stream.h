@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/token.h"
-#include "model/text/detokenizer.h"
+#include "text/detokenizer.h"
 
 namespace chorale {
 

@@ -17,8 +17,8 @@
 #include "absl/functional/function_ref.h"
 #include "base/token.h"
 #include "kernels/kernels.h"
-#include "model/adapter.h"
-#include "model/dora.h"
+#include "model/adapter/adapter.h"
+#include "model/adapter/dora.h"
 #include "model/transformer.h"
 
 namespace chorale {

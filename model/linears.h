@@ -5,8 +5,8 @@
 #include <string>
 #include <string_view>
 
-#include "model/adapter.h"
-#include "model/config.h"
+#include "model/adapter/adapter.h"
+#include "model/checkpoint/config.h"
 
 namespace chorale {
 

@@ -9,10 +9,10 @@
 
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
-#include "model/checkpoint_settings.h"
-#include "model/config_fields.h"
-#include "model/text/chat_template.h"
-#include "model/text/utf8.h"
+#include "model/checkpoint/checkpoint_settings.h"
+#include "model/checkpoint/config_fields.h"
+#include "text/chat_template.h"
+#include "text/utf8.h"
 
 namespace chorale {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "model/catalog.h"
-#include "model/text/tokenizer.h"
+#include "text/tokenizer.h"
 
 namespace chorale {
 

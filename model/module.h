@@ -23,7 +23,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/hash.h"
-#include "model/checkpoint_settings.h"
+#include "model/checkpoint/checkpoint_settings.h"
 #include "model/transformer.h"
 
 namespace chorale {

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "kernels/thread_pool.h"
-#include "model/config.h"
+#include "model/checkpoint/config.h"
 
 namespace chorale {
 

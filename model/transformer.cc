@@ -5,7 +5,7 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "kernels/formats/kv_codec.h"
-#include "model/peft.h"
+#include "model/adapter/peft.h"
 
 namespace chorale {
 namespace {

@@ -9,10 +9,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
-#include "model/digest.h"
-#include "model/digest_cache.h"
+#include "model/checkpoint/digest.h"
+#include "model/checkpoint/digest_cache.h"
+#include "model/checkpoint/quantized_tensor.h"
 #include "model/linears.h"
-#include "model/quantized_tensor.h"
 
 namespace chorale {
 namespace {

@@ -12,9 +12,9 @@
 #include "absl/status/statusor.h"
 #include "base/hash.h"
 #include "kernels/kernels.h"
-#include "model/adapter.h"
-#include "model/config.h"
-#include "model/safetensors.h"
+#include "model/adapter/adapter.h"
+#include "model/checkpoint/config.h"
+#include "model/checkpoint/safetensors.h"
 
 namespace chorale {
 

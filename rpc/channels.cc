@@ -4,8 +4,8 @@
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 
+#include "rpc/blocks/read_buffers.h"
 #include "rpc/limits.h"
-#include "rpc/read_buffers.h"
 
 namespace chorale {
 

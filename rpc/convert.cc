@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "api/openai_messages.h"
 #include "base/json.h"
 #include "base/status_macros.h"
 
@@ -59,19 +60,32 @@ v1::Sampling ToProto(const SamplingParams& params) {
   return proto;
 }
 
+// A part of a chat, which is JSON in a field of its own.
+absl::StatusOr<OrderedJson> PartOf(const std::string& text, const char* what) {
+  ASSIGN_OR_RETURN(OrderedJson part, ParseOrderedJson(text, what));
+  RETURN_IF_ERROR(CheckIntegers(text, what));
+  return part;
+}
+
+// Read as the body of OpenAI's API is, so that a chat means the same by either way.
 absl::StatusOr<Chat> FromProto(const v1::Chat& proto, int public_messages) {
-  Chat chat = {.public_messages = public_messages, .bytes = proto.ByteSizeLong()};
-  ASSIGN_OR_RETURN(chat.messages, ParseOrderedJson(proto.messages_json(), "messages"));
+  OrderedJson body;
+  ASSIGN_OR_RETURN(body["messages"], PartOf(proto.messages_json(), "messages"));
   if (!proto.tools_json().empty()) {
-    ASSIGN_OR_RETURN(chat.tools, ParseOrderedJson(proto.tools_json(), "tools"));
+    ASSIGN_OR_RETURN(body["tools"], PartOf(proto.tools_json(), "tools"));
   }
   if (!proto.template_json().empty()) {
-    ASSIGN_OR_RETURN(chat.variables,
-                     ParseOrderedJson(proto.template_json(), "chat_template_kwargs"));
-    if (!chat.variables.is_object()) {
-      return absl::InvalidArgumentError("field 'chat_template_kwargs': expected an object");
+    constexpr char kVariables[] = "chat_template_kwargs";
+    ASSIGN_OR_RETURN(OrderedJson variables, PartOf(proto.template_json(), kVariables));
+    if (variables.is_object() && variables.contains("documents")) {
+      body["documents"] = std::move(variables["documents"]);
+      variables.erase("documents");
     }
+    body[kVariables] = std::move(variables);
   }
+  ASSIGN_OR_RETURN(Chat chat, ReadChat(body));
+  if (public_messages != 0) chat.public_messages = public_messages;
+  chat.bytes = proto.ByteSizeLong();
   return chat;
 }
 

@@ -14,8 +14,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "rpc/blocks/read_buffers.h"
 #include "rpc/limits.h"
-#include "rpc/read_buffers.h"
 
 namespace chorale {
 namespace {

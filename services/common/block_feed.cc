@@ -3,7 +3,7 @@
 #include <memory>
 #include <random>
 
-#include "rpc/convert_blocks.h"
+#include "rpc/blocks/convert_blocks.h"
 
 namespace chorale {
 namespace {

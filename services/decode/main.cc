@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "chorale/v1/worker.grpc.pb.h"
+#include "rpc/blocks/convert_blocks.h"
 #include "rpc/convert.h"
-#include "rpc/convert_blocks.h"
 #include "rpc/deadline.h"
 #include "rpc/server_stream.h"
 #include "rpc/status.h"
@@ -23,6 +23,7 @@ class DecodeService : public v1::Decode::CallbackService {
   grpc::ServerWriteReactor<v1::GenerateChunk>* Generate(grpc::CallbackServerContext* context,
                                                         const v1::DecodeRequest* request) override {
     auto stream = ServerStream<v1::GenerateChunk>::Create();
+    stream->SetContext(context);
     GenerateRequest generate = FromProto(*request);
     generate.deadline = DeadlineOf(*context);
     FetchSources sources = {.prefill_address = request->prefill_address()};

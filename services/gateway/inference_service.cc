@@ -43,6 +43,7 @@ grpc::ServerWriteReactor<v1::GenerateChunk>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   using Stream = ServerStream<v1::GenerateChunk>;
   auto stream = Stream::Create();
+  stream->SetContext(context);
   absl::StatusOr<Tenant> tenant = TenantOfCaller(*context);
   if (!tenant.ok()) {
     stream->End(ToGrpc(tenant.status()));

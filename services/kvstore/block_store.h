@@ -36,10 +36,10 @@
 #include "absl/time/time.h"
 #include "cache/block_events.h"
 #include "cache/block_table.h"
-#include "rpc/shared_region.h"
-#include "services/kvstore/backing_tier.h"
+#include "rpc/blocks/shared_region.h"
 #include "services/kvstore/disk_tier.h"
 #include "services/kvstore/format_table.h"
+#include "services/kvstore/redis/backing_tier.h"
 #include "services/kvstore/tier_stat.h"
 #include "services/kvstore/work_pool.h"
 

@@ -7,7 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
-#include "rpc/convert_blocks.h"
+#include "rpc/blocks/convert_blocks.h"
 #include "rpc/limits.h"
 #include "rpc/raw_message.h"
 #include "rpc/status.h"

@@ -4,11 +4,11 @@
 #include "absl/time/clock.h"
 #include "process/log.h"
 #include "process/process.h"
+#include "rpc/blocks/shared_region.h"
 #include "rpc/server.h"
-#include "rpc/shared_region.h"
 #include "services/common/metrics.h"
 #include "services/kvstore/kvstore_service.h"
-#include "services/kvstore/redis_backing.h"
+#include "services/kvstore/redis/redis_backing.h"
 
 namespace chorale {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "rpc/convert_blocks.h"
+#include "rpc/blocks/convert_blocks.h"
 #include "rpc/limits.h"
 #include "rpc/status.h"
 

@@ -19,7 +19,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "rpc/kv_frame.h"
+#include "rpc/blocks/kv_frame.h"
 #include "services/common/block_call.h"
 #include "services/kvstore/block_store.h"
 #include "services/kvstore/work_pool.h"

@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
-#include "rpc/kv_frame.h"
+#include "rpc/blocks/kv_frame.h"
 #include "rpc/raw_message.h"
 #include "rpc/status.h"
 

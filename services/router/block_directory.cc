@@ -10,7 +10,7 @@
 #include "base/status_macros.h"
 #include "chorale/v1/blocks.grpc.pb.h"
 #include "process/log.h"
-#include "rpc/convert_blocks.h"
+#include "rpc/blocks/convert_blocks.h"
 
 namespace chorale {
 namespace {
@@ -165,7 +165,8 @@ void BlockDirectory::BeginAllAnew() {
 }
 
 void BlockDirectory::Begin(const std::string& address, Holder& holder) {
-  const bool goes_on = holder.view->whole() && !std::exchange(holder.from_snapshot, false);
+  const bool from_snapshot = std::exchange(holder.from_snapshot, false);
+  const bool goes_on = holder.view->whole() && !from_snapshot;
   holder.watch =
       std::make_shared<Watch>(*this, address, goes_on ? holder.feed : 0, holder.view->sequence());
   ++watches_live_;
@@ -212,6 +213,7 @@ std::vector<BlockHolder> BlockDirectory::Find(std::span<const BlockKey> keys, in
   if (best == static_cast<int>(keys.size())) return found;
   for (const RedisHolding& holding : shared_->Find(keys, kRedisTimeout)) {
     if (holding.blocks <= best) break;
+    std::erase_if(found, [&](const BlockHolder& h) { return h.address == holding.holder; });
     found.insert(found.begin(), {holding.holder, holding.blocks});
     if (static_cast<int>(found.size()) > count) found.pop_back();
     break;

@@ -12,8 +12,8 @@
 #include "chorale/v1/worker.grpc.pb.h"
 #include "kernels/tensor.h"
 #include "process/log.h"
+#include "rpc/blocks/convert_blocks.h"
 #include "rpc/convert.h"
-#include "rpc/convert_blocks.h"
 #include "rpc/deadline.h"
 #include "rpc/status.h"
 

@@ -6,8 +6,8 @@
 
 #include "absl/time/clock.h"
 #include "process/log.h"
-#include "rpc/convert_blocks.h"
-#include "rpc/kv_pull.h"
+#include "rpc/blocks/convert_blocks.h"
+#include "rpc/blocks/kv_pull.h"
 #include "rpc/raw_message.h"
 
 namespace chorale {

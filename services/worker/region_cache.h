@@ -8,7 +8,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/time/time.h"
-#include "rpc/shared_region.h"
+#include "rpc/blocks/shared_region.h"
 
 namespace chorale {
 

@@ -10,7 +10,7 @@
 #include "absl/time/clock.h"
 #include "cache/rendezvous.h"
 #include "chorale/v1/blocks.grpc.pb.h"
-#include "rpc/convert_blocks.h"
+#include "rpc/blocks/convert_blocks.h"
 #include "rpc/deadline.h"
 
 namespace chorale {

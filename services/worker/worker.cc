@@ -7,9 +7,9 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
-#include "model/text_digest.h"
+#include "model/checkpoint/text_digest.h"
 #include "process/log.h"
-#include "rpc/convert_blocks.h"
+#include "rpc/blocks/convert_blocks.h"
 
 namespace chorale {
 namespace {
@@ -112,7 +112,9 @@ absl::Status Worker::Load() {
 
 absl::Status Worker::LoadTokenizer() {
   const std::string path = options_.catalog.base + "/tokenizer.json";
-  if (!std::filesystem::exists(path)) return absl::OkStatus();
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::not_found) return absl::OkStatus();
   ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(path));
   if (tokenizer_->vocab_size() > base().config().vocab) {
     return absl::InvalidArgumentError(
@@ -211,7 +213,8 @@ absl::StatusOr<v1::ModelChange> Worker::LoadModel(const v1::ModelSpec& proto, co
     std::lock_guard lock(mutex_);
     const auto served = served_.find(spec.name);
     if (served != served_.end() && served->second.digest == models[0]->digest &&
-        served->second.mode == NameOf(models[0]->mode) && served->second.text_digest == texts) {
+        served->second.mode == NameOf(models[0]->mode) && served->second.text_digest == texts &&
+        served->second.text_folder == std::filesystem::absolute(text).string()) {
       return change;
     }
   }

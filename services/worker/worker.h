@@ -18,7 +18,7 @@
 #include "chorale/v1/worker.pb.h"
 #include "model/model_loader.h"
 #include "orchestrator/membership.h"
-#include "rpc/shared_region.h"
+#include "rpc/blocks/shared_region.h"
 #include "services/worker/engine_host.h"
 
 namespace chorale {

@@ -10,7 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "api/openai_messages.h"
-#include "model/text/chat_template.h"
+#include "text/chat_template.h"
 
 namespace chorale {
 namespace {

@@ -80,5 +80,11 @@ TEST(JsonFields, SayWhatIsWrong) {
 
 TEST(DumpJson, ReplacesInvalidUtf8) { EXPECT_EQ(DumpJson(Json("a\xff")), "\"a\xEF\xBF\xBD\""); }
 
+TEST(JsonExcerpt, CutsNoCharacter) {
+  const Json value = std::string(78, 'a') + "\u00e9";
+  EXPECT_EQ(JsonExcerpt(value), "\"" + std::string(78, 'a'));  // the 80th byte is within the last one
+  EXPECT_EQ(Utf8Prefix("a\u00e9", 3), "a\u00e9");
+}
+
 }  // namespace
 }  // namespace chorale

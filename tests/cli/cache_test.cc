@@ -13,8 +13,8 @@
 #include "base/json.h"
 #include "chorale/v1/blocks.grpc.pb.h"
 #include "cli/cache_client.h"
+#include "cli/cluster/run_dir.h"
 #include "cli/commands.h"
-#include "cli/run_dir.h"
 #include "rpc/server.h"
 #include "tests/cli/scratch_folder.h"
 

@@ -12,7 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "cli/run_dir.h"
+#include "cli/cluster/run_dir.h"
 #include "tests/cli/scratch_folder.h"
 
 namespace chorale::cli {

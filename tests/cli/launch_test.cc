@@ -1,4 +1,4 @@
-#include "cli/launch.h"
+#include "cli/cluster/launch.h"
 
 #include <filesystem>
 
@@ -11,7 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "cli/stop.h"
+#include "cli/cluster/stop.h"
 #include "tests/cli/scratch_folder.h"
 
 namespace chorale::cli {

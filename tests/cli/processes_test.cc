@@ -1,4 +1,4 @@
-#include "cli/processes.h"
+#include "cli/cluster/processes.h"
 
 #include <filesystem>
 

@@ -1,4 +1,4 @@
-#include "cli/run_dir.h"
+#include "cli/cluster/run_dir.h"
 
 #include <cstdlib>
 

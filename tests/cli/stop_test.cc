@@ -1,4 +1,4 @@
-#include "cli/stop.h"
+#include "cli/cluster/stop.h"
 
 #include <filesystem>
 

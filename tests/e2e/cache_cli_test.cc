@@ -11,8 +11,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/json.h"
-#include "tests/e2e/http_client.h"
-#include "tests/e2e/processes.h"
+#include "tests/e2e/fixtures/http_client.h"
+#include "tests/e2e/fixtures/processes.h"
 #include "tests/testing/temp_folder.h"
 #include "tests/testing/tiny_model.h"
 

@@ -8,10 +8,10 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include "services/kvstore/redis_value.h"
-#include "tests/e2e/bit_flip.h"
-#include "tests/e2e/cache_fixture.h"
-#include "tests/e2e/flip_proxy.h"
+#include "services/kvstore/redis/redis_value.h"
+#include "tests/e2e/fixtures/bit_flip.h"
+#include "tests/e2e/fixtures/cache_fixture.h"
+#include "tests/e2e/fixtures/flip_proxy.h"
 #include "tests/testing/tiny_model.h"
 
 namespace chorale {

@@ -7,10 +7,10 @@
 #include <gtest/gtest.h>
 
 #include "kernels/formats/kv_codec.h"
+#include "rpc/blocks/convert_blocks.h"
 #include "rpc/channels.h"
-#include "rpc/convert_blocks.h"
-#include "tests/e2e/bit_flip.h"
-#include "tests/e2e/cache_fixture.h"
+#include "tests/e2e/fixtures/bit_flip.h"
+#include "tests/e2e/fixtures/cache_fixture.h"
 #include "tests/testing/tiny_model.h"
 
 namespace chorale {

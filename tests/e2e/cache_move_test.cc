@@ -9,9 +9,9 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include "rpc/blocks/convert_blocks.h"
 #include "rpc/channels.h"
-#include "rpc/convert_blocks.h"
-#include "tests/e2e/cache_fixture.h"
+#include "tests/e2e/fixtures/cache_fixture.h"
 #include "tests/testing/tiny_model.h"
 
 namespace chorale {

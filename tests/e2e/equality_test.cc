@@ -11,8 +11,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "rpc/channels.h"
-#include "tests/e2e/processes.h"
-#include "tests/e2e/workload.h"
+#include "tests/e2e/fixtures/processes.h"
+#include "tests/e2e/fixtures/workload.h"
 #include "tests/testing/tiny_family.h"
 #include "tests/testing/tiny_model.h"
 

@@ -10,11 +10,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "chorale/v1/worker.grpc.pb.h"
+#include "rpc/blocks/convert_blocks.h"
 #include "rpc/channels.h"
-#include "rpc/convert_blocks.h"
-#include "tests/e2e/http_client.h"
-#include "tests/e2e/processes.h"
-#include "tests/e2e/workload.h"
+#include "tests/e2e/fixtures/http_client.h"
+#include "tests/e2e/fixtures/processes.h"
+#include "tests/e2e/fixtures/workload.h"
 #include "tests/testing/tiny_model.h"
 
 namespace chorale {
@@ -185,7 +185,8 @@ TEST_F(Faults, BadRequestsNameTheFieldAndLeaveTheClusterUp) {
   refused(with([](Request& r) { r.mutable_sampling()->set_logprobs(1000); }), kInvalid, "logprobs");
   refused(with([](Request& r) { r.set_n(-1); }), kInvalid, "'n': -1");
   refused(with([](Request& r) { r.clear_prompt(); }), kInvalid, "prompt");
-  refused(with([](Request& r) { r.mutable_chat()->set_messages_json("[]"); }),
+  constexpr char kMessages[] = R"([{"role": "user", "content": "a"}])";
+  refused(with([&](Request& r) { r.mutable_chat()->set_messages_json(kMessages); }),
           grpc::StatusCode::FAILED_PRECONDITION, "no chat template");
   EXPECT_TRUE(Generate(stub(), LongRequest(4, 4)).status.ok());
   EXPECT_TRUE(cluster_->AllBlocksComeBack());

@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "base/json.h"
-#include "tests/e2e/processes.h"
+#include "tests/e2e/fixtures/processes.h"
 
 namespace chorale {
 namespace {

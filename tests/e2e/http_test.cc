@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/json.h"
-#include "tests/e2e/http_client.h"
-#include "tests/e2e/processes.h"
+#include "tests/e2e/fixtures/http_client.h"
+#include "tests/e2e/fixtures/processes.h"
 #include "tests/testing/tiny_model.h"
 
 namespace chorale {

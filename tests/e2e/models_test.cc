@@ -7,7 +7,7 @@
 #include <signal.h>
 
 #include "rpc/channels.h"
-#include "tests/e2e/processes.h"
+#include "tests/e2e/fixtures/processes.h"
 #include "tests/testing/tiny_family.h"
 
 namespace chorale {

@@ -8,10 +8,10 @@
 #include <gtest/gtest.h>
 
 #include "base/json.h"
-#include "model/text/tokenizer.h"
-#include "tests/e2e/processes.h"
-#include "tests/model/safetensors_file.h"
+#include "tests/e2e/fixtures/processes.h"
+#include "tests/model/checkpoint/safetensors_file.h"
 #include "tests/testing/tiny_model.h"
+#include "text/tokenizer.h"
 
 namespace chorale {
 namespace {

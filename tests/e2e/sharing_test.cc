@@ -6,7 +6,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/e2e/processes.h"
+#include "tests/e2e/fixtures/processes.h"
 #include "tests/testing/tiny_family.h"
 #include "tests/testing/tiny_model.h"
 

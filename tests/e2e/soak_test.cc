@@ -18,10 +18,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "chorale/v1/blocks.grpc.pb.h"
+#include "rpc/blocks/convert_blocks.h"
 #include "rpc/channels.h"
-#include "rpc/convert_blocks.h"
 #include "rpc/deadline.h"
-#include "tests/e2e/processes.h"
+#include "tests/e2e/fixtures/processes.h"
 #include "tests/testing/tiny_model.h"
 
 namespace chorale {

@@ -9,8 +9,8 @@
 
 #include "base/json.h"
 #include "rpc/deadline.h"
-#include "tests/e2e/http_client.h"
-#include "tests/e2e/processes.h"
+#include "tests/e2e/fixtures/http_client.h"
+#include "tests/e2e/fixtures/processes.h"
 #include "tests/testing/tiny_model.h"
 
 namespace chorale {

@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/e2e/processes.h"
+#include "tests/e2e/fixtures/processes.h"
 #include "tests/model/plain_forward.h"
 #include "tests/testing/window_model.h"
 

@@ -13,7 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/engine.h"
-#include "model/random_checkpoint.h"
+#include "model/checkpoint/random_checkpoint.h"
 #include "tests/testing/tiny_model.h"
 
 namespace chorale {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/check.h"
-#include "model/random_checkpoint.h"
+#include "model/checkpoint/random_checkpoint.h"
 #include "model/transformer.h"
 #include "tests/fuzz/fuzz_folder.h"
 #include "tests/model/model_run.h"

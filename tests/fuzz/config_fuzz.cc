@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "base/json.h"
-#include "model/config.h"
+#include "model/checkpoint/config.h"
 #include "model/rope.h"
 
 namespace {

@@ -17,7 +17,7 @@
 #include <grpcpp/impl/codegen/proto_utils.h>
 
 #include "base/hash.h"
-#include "rpc/kv_frame.h"
+#include "rpc/blocks/kv_frame.h"
 
 namespace {
 

@@ -17,7 +17,7 @@
 #include "net/redis/reply.h"
 #include "net/redis/slots.h"
 #include "net/redis/url.h"
-#include "services/kvstore/redis_value.h"
+#include "services/kvstore/redis/redis_value.h"
 
 namespace {
 

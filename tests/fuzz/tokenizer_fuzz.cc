@@ -5,9 +5,9 @@
 #include <string>
 #include <string_view>
 
-#include "model/text/detokenizer.h"
-#include "model/text/tokenizer.h"
-#include "model/text/utf8.h"
+#include "text/detokenizer.h"
+#include "text/tokenizer.h"
+#include "text/utf8.h"
 
 namespace {
 

@@ -7,8 +7,8 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "model/checkpoint/random_checkpoint.h"
 #include "model/model_loader.h"
-#include "model/random_checkpoint.h"
 #include "tests/testing/temp_folder.h"
 #include "tests/testing/tiny_family.h"
 #include "tests/testing/tiny_model.h"

@@ -7,8 +7,8 @@
 #include <gtest/gtest.h>
 
 #include "kernels/formats/kv_codec.h"
+#include "model/checkpoint/random_checkpoint.h"
 #include "model/model_loader.h"
-#include "model/random_checkpoint.h"
 #include "tests/model/mode_run.h"
 #include "tests/model/model_run.h"
 #include "tests/testing/kernel_tables.h"

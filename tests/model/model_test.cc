@@ -5,10 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "model/random_checkpoint.h"
+#include "model/checkpoint/random_checkpoint.h"
 #include "model/transformer.h"
+#include "tests/model/checkpoint/safetensors_file.h"
 #include "tests/model/model_run.h"
-#include "tests/model/safetensors_file.h"
 #include "tests/testing/temp_folder.h"
 #include "tests/testing/tiny_model.h"
 

@@ -6,7 +6,7 @@
 
 #include "base/check.h"
 #include "base/json.h"
-#include "model/safetensors.h"
+#include "model/checkpoint/safetensors.h"
 #include "model/weights.h"
 
 namespace chorale {

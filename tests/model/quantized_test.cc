@@ -6,8 +6,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "model/convert.h"
-#include "model/random_checkpoint.h"
+#include "model/checkpoint/convert.h"
+#include "model/checkpoint/random_checkpoint.h"
 #include "tests/model/model_run.h"
 #include "tests/testing/temp_folder.h"
 #include "tests/testing/tiny_model.h"

@@ -1,6 +1,7 @@
 #include "rpc/convert.h"
 
 #include <string>
+#include <variant>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,13 +11,16 @@ namespace {
 
 using testing::StartsWith;
 
+constexpr char kMessages[] = R"([{"role": "user", "content": [{"type": "text", "text": "a"},
+    {"type": "text", "text": "b"}], "a": 2}])";
+
 std::string Refusal(const v1::GenerateRequest& request) {
   return std::string(FromProto(request).status().message());
 }
 
 TEST(ConvertTest, WhatIsPublicBelongsToTheKindOfPrompt) {
   v1::GenerateRequest chat;
-  chat.mutable_chat()->set_messages_json("[]");
+  chat.mutable_chat()->set_messages_json(kMessages);
   chat.set_public_tokens(1);
   EXPECT_THAT(Refusal(chat), StartsWith("field 'public_tokens': 1 without token_ids"));
   v1::GenerateRequest text;
@@ -29,13 +33,19 @@ TEST(ConvertTest, AChatIsParsedOnceAndRefusedWhenItCannotBe) {
   v1::GenerateRequest request;
   request.mutable_chat()->set_messages_json("[{");
   EXPECT_THAT(Refusal(request), StartsWith("messages: not valid JSON"));
-  request.mutable_chat()->set_messages_json(R"([{"b": 1, "a": 2}])");
+  request.mutable_chat()->set_messages_json(kMessages);
   request.mutable_chat()->set_template_json("[]");
   EXPECT_THAT(Refusal(request), StartsWith("field 'chat_template_kwargs': expected an object"));
-  request.mutable_chat()->clear_template_json();
+  request.mutable_chat()->set_template_json(R"({"messages": []})");
+  EXPECT_THAT(Refusal(request), StartsWith("field 'chat_template_kwargs.messages': "));
+  request.mutable_chat()->set_template_json(R"({"x": 123456789012345678901234})");
+  EXPECT_THAT(Refusal(request), StartsWith("chat_template_kwargs: the integer 1234567890"));
+  request.mutable_chat()->set_template_json(R"({"x": 1, "documents": [{"text": "d"}]})");
   const auto chat = FromProto(request);
   ASSERT_TRUE(chat.ok()) << chat.status();
-  EXPECT_EQ(std::get<Chat>(chat->prompt).messages.dump(), R"([{"b":1,"a":2}])");
+  EXPECT_EQ(std::get<Chat>(chat->prompt).messages.dump(), R"([{"role":"user","content":"ab","a":2}])");
+  EXPECT_EQ(std::get<Chat>(chat->prompt).variables.dump(),
+            R"({"x":1,"documents":[{"text":"d"}]})");
 }
 
 TEST(ConvertTest, AChunkComesThroughTheWireAsItIs) {

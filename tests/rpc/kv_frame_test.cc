@@ -1,4 +1,4 @@
-#include "rpc/kv_frame.h"
+#include "rpc/blocks/kv_frame.h"
 
 #include <algorithm>
 #include <map>

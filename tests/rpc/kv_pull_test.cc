@@ -1,4 +1,4 @@
-#include "rpc/kv_pull.h"
+#include "rpc/blocks/kv_pull.h"
 
 #include <atomic>
 #include <string>

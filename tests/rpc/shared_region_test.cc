@@ -1,4 +1,4 @@
-#include "rpc/shared_region.h"
+#include "rpc/blocks/shared_region.h"
 
 #include <cstring>
 #include <string>

@@ -4,7 +4,7 @@
 #include <fstream>
 
 #include "base/check.h"
-#include "model/random_checkpoint.h"
+#include "model/checkpoint/random_checkpoint.h"
 #include "tests/testing/tiny_model.h"
 
 namespace chorale {

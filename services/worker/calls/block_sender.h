@@ -14,7 +14,7 @@
 
 #include <grpcpp/support/byte_buffer.h>
 
-#include "rpc/kv_frame.h"
+#include "rpc/blocks/kv_frame.h"
 #include "services/common/block_call.h"
 #include "services/worker/engine_host.h"
 #include "services/worker/worker.h"

@@ -4,7 +4,7 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "rpc/convert_blocks.h"
+#include "rpc/blocks/convert_blocks.h"
 #include "rpc/raw_message.h"
 #include "rpc/status.h"
 

@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/hash.h"
-#include "services/kvstore/redis_tier.h"
+#include "services/kvstore/redis/redis_tier.h"
 #include "services/router/redis_directory.h"
 #include "tests/net/redis/redis_fixture.h"
 

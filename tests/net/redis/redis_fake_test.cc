@@ -15,7 +15,7 @@
 
 #include "base/check.h"
 #include "base/random.h"
-#include "services/kvstore/redis_tier.h"
+#include "services/kvstore/redis/redis_tier.h"
 #include "services/router/redis_directory.h"
 #include "tests/net/redis/redis_fixture.h"
 

@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "chorale/v1/blocks.grpc.pb.h"
 #include "rpc/server.h"
-#include "tests/e2e/http_client.h"
+#include "tests/e2e/fixtures/http_client.h"
 
 namespace chorale {
 namespace {

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "base/hash.h"
-#include "bench/sample_blocks.h"
+#include "bench/fixtures/sample_blocks.h"
 
 namespace chorale {
 namespace {

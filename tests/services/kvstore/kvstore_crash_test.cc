@@ -11,8 +11,8 @@
 #include <poll.h>
 #include <signal.h>
 
-#include "bench/sample_blocks.h"
-#include "bench/store_process.h"
+#include "bench/fixtures/sample_blocks.h"
+#include "bench/fixtures/store_process.h"
 
 namespace chorale {
 namespace {

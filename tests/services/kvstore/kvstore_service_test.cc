@@ -13,9 +13,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/hash.h"
-#include "bench/sample_blocks.h"
-#include "bench/store_process.h"
-#include "rpc/shared_region.h"
+#include "bench/fixtures/sample_blocks.h"
+#include "bench/fixtures/store_process.h"
+#include "rpc/blocks/shared_region.h"
 
 namespace chorale {
 namespace {

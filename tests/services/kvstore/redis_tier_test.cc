@@ -1,4 +1,4 @@
-#include "services/kvstore/redis_tier.h"
+#include "services/kvstore/redis/redis_tier.h"
 
 #include <gtest/gtest.h>
 

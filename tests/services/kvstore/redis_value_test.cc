@@ -1,4 +1,4 @@
-#include "services/kvstore/redis_value.h"
+#include "services/kvstore/redis/redis_value.h"
 
 #include <gtest/gtest.h>
 

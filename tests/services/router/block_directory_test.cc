@@ -11,7 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "chorale/v1/blocks.grpc.pb.h"
-#include "rpc/convert_blocks.h"
+#include "rpc/blocks/convert_blocks.h"
 #include "rpc/server.h"
 #include "rpc/server_stream.h"
 #include "tests/testing/mailbox.h"

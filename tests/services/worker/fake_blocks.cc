@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "rpc/convert_blocks.h"
-#include "rpc/kv_frame.h"
+#include "rpc/blocks/convert_blocks.h"
+#include "rpc/blocks/kv_frame.h"
 #include "rpc/raw_message.h"
 
 namespace chorale {
