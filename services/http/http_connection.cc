@@ -1,5 +1,6 @@
 #include "services/http/http_connection.h"
 
+#include <iterator>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -10,6 +11,7 @@
 #include <boost/beast/http/error.hpp>
 #include <boost/beast/http/read.hpp>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "api/http_routes.h"
@@ -53,6 +55,26 @@ absl::StatusOr<Tenant> TenantOfCaller(const Head& head) {
   const auto [first, last] = head.equal_range(http::field::authorization);
   for (auto it = first; it != last; ++it) values.push_back(View(it->value()));
   return TenantOf(values);
+}
+
+// Where a request ends must not be a matter of opinion between us and a proxy before us: what
+// follows it would be taken for another request (RFC 9112, section 6.3).
+template <typename Head>
+absl::Status CheckFraming(const Head& head) {
+  const auto [first, last] = head.equal_range(http::field::transfer_encoding);
+  if (first == last) return absl::OkStatus();
+  if (std::next(first) != last || !beast::iequals(first->value(), "chunked")) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "header 'Transfer-Encoding': '%s'%s; send 'chunked' alone, or a Content-Length",
+        absl::Utf8SafeCEscape(std::string(View(first->value()).substr(0, 80))),
+        std::next(first) == last ? "" : " and more"));
+  }
+  if (head.version() < 11 || head.count(http::field::content_length) > 0) {
+    return absl::InvalidArgumentError(
+        "header 'Transfer-Encoding': only in HTTP/1.1, and without a Content-Length; send one of "
+        "the two");
+  }
+  return absl::OkStatus();
 }
 
 // The client wrote something that is no HTTP; not that it went away.
@@ -151,6 +173,9 @@ void HttpConnection::OnHeader(ErrorCode error) {
   }
   if (IsMalformed(error)) return Refuse(Malformed(error));
   if (error) return CloseNow();
+  if (const absl::Status framing = CheckFraming(head); !framing.ok()) {
+    return Refuse(AnswerFor(framing));
+  }
   stream_.expires_after(absl::ToChronoNanoseconds(server_.limits.body_time_max));
   if (!beast::iequals(head[http::field::expect], "100-continue")) return ReadBody();
   static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";

@@ -132,6 +132,24 @@ TEST_F(HttpTest, RefusesWhatIsNotHttp) {
   }
 }
 
+// A request whose end could be read in two ways hides another one from who reads it the other way.
+TEST_F(HttpTest, RefusesARequestThatCouldEndInTwoPlaces) {
+  Open();
+  const std::string hidden = "0\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n";
+  const std::string length = "Content-Length: " + std::to_string(hidden.size()) + "\r\n";
+  for (const std::string& fields :
+       {"Transfer-Encoding: chunked, identity\r\n" + length,
+        std::string("Transfer-Encoding: xchunked\r\n"),
+        "Transfer-Encoding: chunked\r\n" + length, length + "Transfer-Encoding: chunked\r\n",
+        std::string("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
+        "Transfer-Encoding: identity\r\n" + length}) {
+    Client client(server_->address());
+    client.Send("POST /v1/completions HTTP/1.1\r\nHost: h\r\n" + fields + "\r\n" + hidden);
+    EXPECT_EQ(client.Read().status, 400) << fields;
+    EXPECT_EQ(client.ReadToEnd(), "") << fields;  // what was hidden got no answer
+  }
+}
+
 TEST_F(HttpTest, AsksForTheBodyOfAClientThatWaits) {
   Open();
   Client client(server_->address());
