@@ -26,6 +26,20 @@ void RenameRole(OrderedJson& messages, const char* from, const char* to) {
   }
 }
 
+// What the template would pass over without a word.
+absl::Status CheckRead(const ChatTemplate& chat_template, const Chat& chat) {
+  const auto unread = [&](const char* field) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "field '%s': this model's chat template does not read it; leave it out", field));
+  };
+  if (!chat.tools.is_null() && !chat_template.Mentions("tools")) return unread("tools");
+  if (chat.variables.is_object() && chat.variables.contains("documents") &&
+      !chat_template.Mentions("documents")) {
+    return unread("documents");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const ModelText>> ModelText::Load(const std::string& folder,
@@ -135,20 +149,6 @@ OrderedJson ModelText::VariablesOf(OrderedJson messages, absl::Time now) const {
                            {"current_time_unix", absl::ToUnixSeconds(now)}};
   for (const auto& [name, text] : settings_.special_tokens) variables[name] = text;
   return variables;
-}
-
-// What the template would pass over without a word.
-absl::Status ModelText::CheckRead(const ChatTemplate& chat_template, const Chat& chat) const {
-  const auto unread = [&](const char* field) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "field '%s': this model's chat template does not read it; leave it out", field));
-  };
-  if (!chat.tools.is_null() && !chat_template.Mentions("tools")) return unread("tools");
-  if (chat.variables.is_object() && chat.variables.contains("documents") &&
-      !chat_template.Mentions("documents")) {
-    return unread("documents");
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<Prompt> ModelText::PromptOfChat(Chat chat, int64_t tokens_max,

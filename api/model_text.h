@@ -50,7 +50,6 @@ class ModelText {
  private:
   absl::StatusOr<Prompt> PromptOfTokens(TokenPrompt tokens) const;
   absl::StatusOr<Prompt> PromptOfChat(Chat chat, int64_t tokens_max, absl::Time now) const;
-  absl::Status CheckRead(const ChatTemplate& chat_template, const Chat& chat) const;
   void ParseTemplates();
   absl::StatusOr<const ChatTemplate*> TemplateFor(bool with_tools) const;
   OrderedJson VariablesOf(OrderedJson messages, absl::Time now) const;

@@ -39,7 +39,8 @@ class ServerStream : public Reactor {
   }
 
   // The same, for producers that do not pause: ends the call when its caller does not read.
-  void PushOrAbort(Message message, int64_t bytes) {
+  void PushOrAbort(Message message) {
+    const auto bytes = static_cast<int64_t>(message.ByteSizeLong());
     Push(std::move(message), bytes);
     if (bytes_pending() <= kStreamBytesMax) return;
     Abort(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,

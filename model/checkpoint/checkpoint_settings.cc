@@ -38,7 +38,7 @@ absl::StatusOr<Json> ObjectOf(const std::string& path) {
 
 // A token is a string, or an object whose `content` is one.
 absl::Status TakeToken(const Json& json, const std::string& field, TextSettings& settings) {
-  if (settings.special_tokens.contains(field) || !IsFieldSet(json, field)) return absl::OkStatus();
+  if (settings.special_tokens.contains(field) || !JsonHas(json, field)) return absl::OkStatus();
   const Json& value = json[field];
   const bool object = value.is_object();
   const absl::StatusOr<std::string> text =
@@ -73,7 +73,7 @@ absl::StatusOr<std::string> ReadTemplateFile(const std::string& path) {
 
 // The field chat_template: a text, or a list of {name, template}.
 absl::Status TakeTemplates(const Json& json, TextSettings& settings) {
-  if (!IsFieldSet(json, "chat_template")) return absl::OkStatus();
+  if (!JsonHas(json, "chat_template")) return absl::OkStatus();
   const Json& templates = json["chat_template"];
   if (!templates.is_array()) {
     ASSIGN_OR_RETURN(settings.chat_templates[kDefaultTemplate], JsonString(json, "chat_template"));
@@ -83,7 +83,7 @@ absl::Status TakeTemplates(const Json& json, TextSettings& settings) {
     if (!named.is_object()) {
       return absl::InvalidArgumentError(absl::StrFormat(
           "field 'chat_template': expected a text, or a list of {\"name\", \"template\"}, found %s",
-          ShownField(named)));
+          JsonExcerpt(named)));
     }
     ASSIGN_OR_RETURN(const std::string name, JsonString(named, "name"));
     ASSIGN_OR_RETURN(settings.chat_templates[name], JsonString(named, "template"));
@@ -98,7 +98,7 @@ absl::Status TakeTemplateFiles(const std::string& folder, const Json& config,
   const std::string of_processor = folder + "/chat_template.json";
   if (Exists(main)) {
     ASSIGN_OR_RETURN(settings.chat_templates[kDefaultTemplate], ReadTemplateFile(main));
-  } else if (IsFieldSet(config, "chat_template")) {
+  } else if (JsonHas(config, "chat_template")) {
     RETURN_IF_ERROR(Within(folder + "/tokenizer_config.json", TakeTemplates(config, settings)));
   } else if (Exists(of_processor)) {
     ASSIGN_OR_RETURN(const Json json, ObjectOf(of_processor));
@@ -127,7 +127,7 @@ absl::Status TakeAddedTokens(const Json& config, TextSettings& settings) {
   }
   for (const auto& [field, to] : {std::pair{"add_bos_token", &settings.add_bos_token},
                                   std::pair{"add_eos_token", &settings.add_eos_token}}) {
-    if (!IsFieldSet(config, field)) continue;
+    if (!JsonHas(config, field)) continue;
     ASSIGN_OR_RETURN(*to, JsonBool(config, field, false));
   }
   return absl::OkStatus();
@@ -178,30 +178,30 @@ constexpr Unsupported kUnsupported[] = {
 std::vector<std::string> NotesOf(const Json& json, const char* file) {
   std::vector<std::string> notes;
   for (const Unsupported& setting : kUnsupported) {
-    if (!IsFieldSet(json, setting.field)) continue;
+    if (!JsonHas(json, setting.field)) continue;
     bool neutral = false;
     for (const Json& value : Json::parse(setting.neutral)) neutral |= json[setting.field] == value;
     if (neutral) continue;
     notes.push_back(absl::StrFormat("%s: field '%s': %s is not followed", file, setting.field,
-                                    ShownField(json[setting.field])));
+                                    JsonExcerpt(json[setting.field])));
   }
   return notes;
 }
 
 absl::Status TakeNumber(const Json& json, const char* field, double low, double high,
                         std::optional<double>& out) {
-  if (!IsFieldSet(json, field)) return absl::OkStatus();
+  if (!JsonHas(json, field)) return absl::OkStatus();
   ASSIGN_OR_RETURN(out, NumberWithin(json, field, 0, low, high));
   return absl::OkStatus();
 }
 
 absl::Status TakeStops(const Json& json, GenerationDefaults& defaults) {
-  if (!IsFieldSet(json, "stop_strings")) return absl::OkStatus();
+  if (!JsonHas(json, "stop_strings")) return absl::OkStatus();
   const Json& field = json["stop_strings"];
   for (const Json& stop : field.is_array() ? field : Json::array({field})) {
     if (!stop.is_string() || stop.get_ref<const std::string&>().empty()) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "field 'stop_strings': expected texts that are not empty, found %s", ShownField(field)));
+          "field 'stop_strings': expected texts that are not empty, found %s", JsonExcerpt(field)));
     }
     defaults.stop.push_back(stop.get<std::string>());
   }
@@ -234,17 +234,17 @@ absl::Status TakeDefaults(const Json& json, GenerationDefaults& defaults) {
   RETURN_IF_ERROR(TakeNumber(json, "top_p", 0, 1, defaults.top_p));
   RETURN_IF_ERROR(TakeNumber(json, "min_p", 0, 1, defaults.min_p));
   RETURN_IF_ERROR(TakeNumber(json, "repetition_penalty", 1e-6, 100, defaults.repetition_penalty));
-  if (IsFieldSet(json, "top_k")) {
+  if (JsonHas(json, "top_k")) {
     ASSIGN_OR_RETURN(defaults.top_k, IntWithin(json, "top_k", -1, -1, INT32_MAX));
     if (*defaults.top_k < 0) defaults.top_k = 0;
   }
-  if (IsFieldSet(json, "max_new_tokens")) {
+  if (JsonHas(json, "max_new_tokens")) {
     ASSIGN_OR_RETURN(defaults.max_tokens, IntWithin(json, "max_new_tokens", 1, 1, INT32_MAX));
   }
   // A nucleus of nothing is that of the likeliest token.
   if (defaults.top_p) defaults.top_p = std::max(*defaults.top_p, kNucleusMin);
   // The reference ignores the settings of sampling where it does not sample.
-  if (IsFieldSet(json, "do_sample")) {
+  if (JsonHas(json, "do_sample")) {
     ASSIGN_OR_RETURN(const bool samples, JsonBool(json, "do_sample", true));
     if (!samples) defaults.temperature = 0;
   }

@@ -71,7 +71,7 @@ absl::StatusOr<const Architecture*> FindArchitecture(const Json& config) {
   if (list != config.end() && !list->is_null()) {
     if (!list->is_array() || list->size() != 1 || !(*list)[0].is_string()) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "field 'architectures': expected a list of one name, found %s", ShownField(*list)));
+          "field 'architectures': expected a list of one name, found %s", JsonExcerpt(*list)));
     }
     found = (*list)[0].get<std::string>();
   } else {
@@ -100,8 +100,7 @@ absl::Status ParseShape(const Json& json, const Architecture& a, ModelConfig& co
         absl::StrFormat("field 'num_key_value_heads': %d does not divide num_attention_heads = %d",
                         config.kv_heads, config.heads));
   }
-  if (!IsFieldSet(json, "head_dim") && a.head_dim_default == 0 &&
-      config.hidden % config.heads != 0) {
+  if (!JsonHas(json, "head_dim") && a.head_dim_default == 0 && config.hidden % config.heads != 0) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "field 'hidden_size': %d is not a multiple of num_attention_heads = %d; set 'head_dim'",
         config.hidden, config.heads));
@@ -121,14 +120,14 @@ absl::StatusOr<std::vector<bool>> WindowedLayers(const Json& types, int layers) 
   if (!types.is_array() || static_cast<int>(types.size()) != layers) {
     return absl::InvalidArgumentError(
         absl::StrFormat("field 'layer_types': expected a list of %d names, one a layer, found %s",
-                        layers, ShownField(types)));
+                        layers, JsonExcerpt(types)));
   }
   std::vector<bool> windowed;
   for (const Json& type : types) {
     if (type != "sliding_attention" && type != "full_attention") {
       return absl::UnimplementedError(absl::StrFormat(
           "field 'layer_types': %s is not known; known are full_attention, sliding_attention",
-          ShownField(type)));
+          JsonExcerpt(type)));
     }
     windowed.push_back(type == "sliding_attention");
   }
@@ -146,7 +145,7 @@ absl::Status ParseWindow(const Json& json, const Architecture& a, ModelConfig& c
                      IntWithin(json, "max_window_layers", kFirstWindowLayerDefault, 0, kLayersMax));
     for (int layer = first; layer < config.layers; ++layer) layers[layer] = true;
   }
-  const bool named = IsFieldSet(json, "layer_types");
+  const bool named = JsonHas(json, "layer_types");
   if (named) {
     ASSIGN_OR_RETURN(layers, WindowedLayers(json["layer_types"], config.layers));
   }
@@ -186,27 +185,27 @@ absl::Status RefuseUnknownParts(const Json& json) {
         absl::StrFormat("field 'partial_rotary_factor': %g is not known; 1 is", share));
   }
   for (const std::string_view field : {kQuantizationField, "compression_config"}) {
-    if (!IsFieldSet(json, field)) continue;
+    if (!JsonHas(json, field)) continue;
     const Json& quantization = json[field];
     if (field == kQuantizationField && QuantizationFromJson(quantization)) continue;
-    const auto method = JsonString(quantization, "quant_method", ShownField(quantization));
+    const auto method = JsonString(quantization, "quant_method", JsonExcerpt(quantization));
     return absl::UnimplementedError(absl::StrFormat(
         "field '%s': quantisation '%s' is not known; use the checkpoint in f32, f16 or bf16", field,
-        method.ok() ? method->substr(0, 80) : ShownField(quantization)));
+        method.ok() ? method->substr(0, 80) : JsonExcerpt(quantization)));
   }
   return absl::OkStatus();
 }
 
 // Adds the ids of eos_token_id, an integer or a list of them.
 absl::Status AddEosIds(const Json& json, ModelConfig& config) {
-  if (!IsFieldSet(json, "eos_token_id")) return absl::OkStatus();
+  if (!JsonHas(json, "eos_token_id")) return absl::OkStatus();
   const Json& field = json["eos_token_id"];
   const Json list = field.is_array() ? field : Json::array({field});
   for (const Json& id : list) {
     if (!id.is_number_integer() || id < 0 || id >= config.vocab) {
       return absl::InvalidArgumentError(
           absl::StrFormat("field 'eos_token_id': %s is not a token id within [0, %d]",
-                          ShownField(id), config.vocab - 1));
+                          JsonExcerpt(id), config.vocab - 1));
     }
     const TokenId token = id.get<TokenId>();
     if (std::find(config.eos_ids.begin(), config.eos_ids.end(), token) == config.eos_ids.end()) {
@@ -241,7 +240,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const Json& json) {
   RETURN_IF_ERROR(ParseShape(json, *a, config));
   ASSIGN_OR_RETURN(config.positions_max, IntWithin(json, "max_position_embeddings",
                                                    a->positions_default, 1, kPositionsMax));
-  config.context_reason = IsFieldSet(json, "max_position_embeddings")
+  config.context_reason = JsonHas(json, "max_position_embeddings")
                               ? "max_position_embeddings"
                               : absl::StrFormat("the default of %s", a->name);
   RETURN_IF_ERROR(ParseRope(json, config));
@@ -255,7 +254,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const Json& json) {
   config.qk_norm = a->qk_norm;
   ASSIGN_OR_RETURN(const std::string dtype, JsonString(json, "dtype", ""));
   ASSIGN_OR_RETURN(config.dtype, JsonString(json, "torch_dtype", dtype));
-  if (IsFieldSet(json, kQuantizationField)) {
+  if (JsonHas(json, kQuantizationField)) {
     config.quantization = QuantizationFromJson(json[kQuantizationField]);
   }
   RETURN_IF_ERROR(AddEosIds(json, config));

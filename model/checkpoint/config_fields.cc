@@ -5,13 +5,6 @@
 
 namespace chorale {
 
-std::string ShownField(const Json& value) { return JsonExcerpt(value); }
-
-bool IsFieldSet(const Json& object, std::string_view field) {
-  const auto it = object.find(field);
-  return it != object.end() && !it->is_null();
-}
-
 absl::StatusOr<int> IntWithin(const Json& object, std::string_view field, int64_t fallback,
                               int64_t low, int64_t high) {
   ASSIGN_OR_RETURN(const int64_t value,
@@ -39,7 +32,7 @@ absl::StatusOr<std::optional<Json>> ObjectIn(const std::string& path) {
   RETURN_IF_ERROR(json.status());
   if (!json->is_object()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("%s: expected a JSON object, found %s", path, ShownField(*json)));
+        absl::StrFormat("%s: expected a JSON object, found %s", path, JsonExcerpt(*json)));
   }
   return *std::move(json);
 }

@@ -12,10 +12,6 @@
 
 namespace chorale {
 
-// A value as an error shows it.
-std::string ShownField(const Json& value);
-// Whether the field is there and not null.
-bool IsFieldSet(const Json& object, std::string_view field);
 // The integer `field` within [low, high]; `fallback` 0 makes it required.
 absl::StatusOr<int> IntWithin(const Json& object, std::string_view field, int64_t fallback,
                               int64_t low, int64_t high);

@@ -26,7 +26,7 @@ double YarnScale(double factor, double mscale) {
 }
 
 absl::Status ReadFactor(const Json& json, RopeScaling& rope) {
-  if (!IsFieldSet(json, "factor")) return absl::InvalidArgumentError("field 'factor' is missing");
+  if (!JsonHas(json, "factor")) return absl::InvalidArgumentError("field 'factor' is missing");
   ASSIGN_OR_RETURN(rope.factor, NumberWithin(json, "factor", 1, 1, kFactorMax));
   return absl::OkStatus();
 }
@@ -102,13 +102,13 @@ absl::StatusOr<std::vector<double>> ReadDivisors(const Json& json, std::string_v
   if (it == json.end() || !it->is_array() || static_cast<int>(it->size()) != count) {
     return absl::InvalidArgumentError(
         absl::StrFormat("field '%s': expected a list of %d numbers, half of head_dim, found %s",
-                        field, count, it == json.end() ? "none" : ShownField(*it)));
+                        field, count, it == json.end() ? "none" : JsonExcerpt(*it)));
   }
   std::vector<double> divisors;
   for (const Json& value : *it) {
     if (!value.is_number() || !(value.get<double>() > 1e-6 && value.get<double>() < kFactorMax)) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "field '%s': %s is not a number within (1e-6, 1e6)", field, ShownField(value)));
+          "field '%s': %s is not a number within (1e-6, 1e6)", field, JsonExcerpt(value)));
     }
     divisors.push_back(value.get<double>());
   }
@@ -121,8 +121,8 @@ absl::Status ParseLongRope(const Json& json, const Json& config_json, ModelConfi
   RopeScaling& rope = config.rope_scaling;
   ASSIGN_OR_RETURN(rope.short_divisors, ReadDivisors(json, "short_factor", config.head_dim / 2));
   ASSIGN_OR_RETURN(rope.long_divisors, ReadDivisors(json, "long_factor", config.head_dim / 2));
-  const Json& holder = IsFieldSet(json, kOriginal) ? json : config_json;
-  if (IsFieldSet(holder, kOriginal)) {
+  const Json& holder = JsonHas(json, kOriginal) ? json : config_json;
+  if (JsonHas(holder, kOriginal)) {
     ASSIGN_OR_RETURN(rope.original_positions, IntWithin(holder, kOriginal, 0, 1, kPositionsMax));
     const double ratio = static_cast<double>(config.positions_max) / rope.original_positions;
     ASSIGN_OR_RETURN(rope.factor,
@@ -181,7 +181,7 @@ absl::Status RefuseUnreadFields(const Json& json, const FieldsOfKind& known) {
     if (IsOneOf(name, kNeutralAtOne) && value == 1) continue;
     return absl::UnimplementedError(absl::StrFormat(
         "field '%s': %s is not known for rope_type %s, which has %s; remove or rename it",
-        name.substr(0, 80), ShownField(value), NameOf(known.kind),
+        name.substr(0, 80), JsonExcerpt(value), NameOf(known.kind),
         known.kind == RopeScaling::Kind::kNone ? "no settings"
                                                : absl::StrJoin(known.fields, ", ")));
   }
@@ -201,7 +201,7 @@ absl::StatusOr<std::string> TypeOf(const Json& json) {
   if (!name.empty()) return name == "none" ? NameOf(RopeScaling::Kind::kNone) : name;
   if (const absl::Status status = RefuseUnreadFields(json, KnownKinds().front()); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "field 'rope_type' is missing beside %s; set it, or remove the others", ShownField(json)));
+        "field 'rope_type' is missing beside %s; set it, or remove the others", JsonExcerpt(json)));
   }
   return NameOf(RopeScaling::Kind::kNone);
 }
@@ -248,11 +248,11 @@ absl::Status ParseRopeObject(const Json& rope, const Json& config_json, ModelCon
 
 // The field, where it has a rope's settings; null otherwise.
 absl::StatusOr<const Json*> RopeObjectOf(const Json& json, const char* field) {
-  if (!IsFieldSet(json, field)) return nullptr;
+  if (!JsonHas(json, field)) return nullptr;
   const Json& rope = json[field];
   if (!rope.is_object()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("field '%s': expected an object, found %s", field, ShownField(rope)));
+        absl::StrFormat("field '%s': expected an object, found %s", field, JsonExcerpt(rope)));
   }
   for (const auto& [name, value] : rope.items()) {
     if (!value.is_object()) continue;
@@ -297,7 +297,7 @@ absl::Status ParseRope(const Json& json, ModelConfig& config) {
       return absl::InvalidArgumentError(absl::StrFormat(
           "field 'rope_scaling': %s, but rope_parameters is %s; remove the one that "
           "does not hold",
-          ShownField(*rope), ShownField(json["rope_parameters"])));
+          JsonExcerpt(*rope), JsonExcerpt(json["rope_parameters"])));
     }
     if (!decided) decided = std::move(own);
   }

@@ -52,7 +52,7 @@ absl::Status AddFolder(const fs::path& folder, DigestBuilder& digest) {
 absl::StatusOr<Digest> TextDigest(const std::string& folder, const std::string& text_folder) {
   DigestBuilder digest;
   RETURN_IF_ERROR(AddFolder(folder, digest));
-  RETURN_IF_ERROR(AddFolder(text_folder, digest.AddString("text")));
+  if (text_folder != folder) RETURN_IF_ERROR(AddFolder(text_folder, digest.AddString("text")));
   return digest.Finish();
 }
 

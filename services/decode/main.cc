@@ -30,11 +30,7 @@ class DecodeService : public v1::Decode::CallbackService {
     if (generate.reuse_prefix) sources.holders = HoldersFromProto(request->holders());
     std::function<void()> cancel = StartGenerate(
         worker_, &fetcher_, std::move(generate), std::move(sources),
-        [stream](CompletionChunk chunk) {
-          v1::GenerateChunk proto = ToProto(std::move(chunk));
-          const auto bytes = static_cast<int64_t>(proto.ByteSizeLong());
-          stream->PushOrAbort(std::move(proto), bytes);
-        },
+        [stream](CompletionChunk chunk) { stream->PushOrAbort(ToProto(std::move(chunk))); },
         [stream](absl::Status status) { stream->End(ToGrpc(status)); });
     stream->OnCancelled(std::move(cancel));
     return stream.get();

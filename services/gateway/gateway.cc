@@ -157,7 +157,8 @@ absl::StatusOr<GenerateRequest> Gateway::State::Prepare(CompletionRequest reques
                                    model.vocab));
   ASSIGN_OR_RETURN(std::shared_ptr<const ModelText> text, TextOf(model));
   const char* field = FieldOf(request.prompt);
-  ASSIGN_OR_RETURN(Prompt prompt, text->PromptOf(std::move(request.prompt), model.context_tokens, absl::Now()));
+  ASSIGN_OR_RETURN(Prompt prompt, text->PromptOf(std::move(request.prompt), model.context_tokens,
+                                                 absl::Now()));
   if (!prompt.public_refusal.empty()) texts.Warn(prompt.public_refusal);
   RETURN_IF_ERROR(ValidatePrompt(field, prompt.tokens, model));
   const int tokens_left = model.context_tokens - static_cast<int>(prompt.tokens.size());

@@ -57,11 +57,7 @@ grpc::ServerWriteReactor<v1::GenerateChunk>* InferenceService::Generate(
   std::shared_ptr<Gateway::Call> call = gateway_.Start(
       *std::move(completion), *std::move(tenant),
       std::min(DeadlineOf(*context), absl::Now() + request_time_max_),
-      [stream](CompletionChunk chunk) {
-        v1::GenerateChunk proto = ToProto(std::move(chunk));
-        const auto bytes = static_cast<int64_t>(proto.ByteSizeLong());
-        stream->PushOrAbort(std::move(proto), bytes);
-      },
+      [stream](CompletionChunk chunk) { stream->PushOrAbort(ToProto(std::move(chunk))); },
       [stream](absl::Status status) { stream->End(ToGrpc(status)); });
   stream->OnCancelled([call] { call->Cancel(); });
   return stream.get();

@@ -34,10 +34,10 @@ class ModelTexts {
   // it twice.
   struct Entry {
     std::mutex mutex;
-    std::shared_ptr<const ModelText> text;     // null: not read; under mutex
-    absl::Status failure;                      // of the last attempt; under mutex
+    std::shared_ptr<const ModelText> text;       // null: not read; under mutex
+    absl::Status failure;                        // of the last attempt; under mutex
     absl::Time retry_at = absl::InfinitePast();  // under mutex
-    uint64_t used_at = 0;                      // counts uses of any; under mutex_
+    uint64_t used_at = 0;                        // counts uses of any; under mutex_
   };
   using Key = std::tuple<std::string, std::string, Digest>;
   std::shared_ptr<Entry> Find(Key key);
@@ -45,7 +45,7 @@ class ModelTexts {
   std::mutex mutex_;
   absl::flat_hash_map<Key, std::shared_ptr<Entry>> texts_;  // under mutex_
   uint64_t uses_ = 0;                                       // under mutex_
-  std::set<std::string> warned_;  // under mutex_
+  std::set<std::string> warned_;                            // under mutex_
 };
 
 }  // namespace chorale

@@ -104,7 +104,10 @@ absl::Status Worker::Load() {
   RETURN_IF_ERROR(MakeRegion());
   host_ = std::make_shared<EngineHost>(options_.engine, loader_->base().transformer, *pool_,
                                        tokenizer_.get());
-  for (auto& model : models) RETURN_IF_ERROR(Serve(std::move(model)));
+  for (auto& model : models) {
+    ASSIGN_OR_RETURN(ServedModelInfo info, InfoOf(*model));
+    RETURN_IF_ERROR(Serve(std::move(model), std::move(info)));
+  }
   load_progress_ = 1;
   ready_ = true;
   return absl::OkStatus();
@@ -146,33 +149,33 @@ absl::Status Worker::CheckReady() const {
                                                 100 * load_progress_.load()));
 }
 
-absl::Status Worker::Serve(std::shared_ptr<const Model> model) {
-  ServedModelInfo served = {.name = model->name,
-                            .mode = NameOf(model->mode),
+// What is told of a model. What its files say beside its weights is in it, and a digest of them.
+absl::StatusOr<ServedModelInfo> Worker::InfoOf(const Model& model) const {
+  const std::string& text = model.text_folder.empty() ? options_.catalog.base : model.text_folder;
+  ServedModelInfo served = {.name = model.name,
+                            .mode = NameOf(model.mode),
                             .folder = std::filesystem::absolute(options_.catalog.base).string(),
-                            .prompt_writer = model->prompt_writer.digest(),
-                            .digest = model->digest,
+                            .prompt_writer = model.prompt_writer.digest(),
+                            .digest = model.digest,
+                            .text_folder = std::filesystem::absolute(text).string(),
+                            .defaults = model.generation.defaults,
+                            .notes = model.generation.notes,
                             .vocab = base().config().vocab,
                             .block_bytes = base().kv_shape().block_bytes()};
+  ASSIGN_OR_RETURN(served.text_digest, TextDigest(served.folder, served.text_folder));
   SetContext(served);
-  RETURN_IF_ERROR(SetTexts(*model, served));
+  return served;
+}
+
+// What its files ask for in vain is told once, at load.
+absl::Status Worker::Serve(std::shared_ptr<const Model> model, ServedModelInfo served) {
+  for (const std::string& note : served.notes) LogWarning("model '", served.name, "': ", note);
   if (!host_->Do([&](Engine& engine) { engine.SetModel(std::move(model)); })) {
     return absl::UnavailableError("the worker is shutting down");
   }
   std::lock_guard lock(mutex_);
   const std::string name = served.name;
   served_[name] = std::move(served);
-  return absl::OkStatus();
-}
-
-// What its files say beside its weights. What they ask for in vain is told once, at load.
-absl::Status Worker::SetTexts(const Model& model, ServedModelInfo& served) const {
-  const std::string& text = model.text_folder.empty() ? options_.catalog.base : model.text_folder;
-  served.text_folder = std::filesystem::absolute(text).string();
-  ASSIGN_OR_RETURN(served.text_digest, TextDigest(served.folder, served.text_folder));
-  served.defaults = model.generation.defaults;
-  served.notes = model.generation.notes;
-  for (const std::string& note : served.notes) LogWarning("model '", model.name, "': ", note);
   return absl::OkStatus();
 }
 
@@ -206,20 +209,18 @@ absl::StatusOr<v1::ModelChange> Worker::LoadModel(const v1::ModelSpec& proto, co
   ASSIGN_OR_RETURN(auto models, loader_->Load({spec}, pool));
   v1::ModelChange change;
   change.set_digest(std::string(models[0]->digest.AsBytes()));
-  const std::string& base = options_.catalog.base;
-  const std::string& text = models[0]->text_folder.empty() ? base : models[0]->text_folder;
-  ASSIGN_OR_RETURN(const Digest texts, TextDigest(base, text));
+  ASSIGN_OR_RETURN(ServedModelInfo info, InfoOf(*models[0]));
   {
     std::lock_guard lock(mutex_);
     const auto served = served_.find(spec.name);
-    if (served != served_.end() && served->second.digest == models[0]->digest &&
-        served->second.mode == NameOf(models[0]->mode) && served->second.text_digest == texts &&
-        served->second.text_folder == std::filesystem::absolute(text).string()) {
+    if (served != served_.end() && served->second.digest == info.digest &&
+        served->second.mode == info.mode && served->second.text_digest == info.text_digest &&
+        served->second.text_folder == info.text_folder) {
       return change;
     }
   }
   change.set_changed(true);
-  RETURN_IF_ERROR(Serve(std::move(models[0])));
+  RETURN_IF_ERROR(Serve(std::move(models[0]), std::move(info)));
   change.set_requests_ended(EndRetired(spec.name, drain));
   return change;
 }

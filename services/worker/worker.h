@@ -82,9 +82,9 @@ class Worker {
  private:
   absl::Status LoadTokenizer();
   absl::Status MakeRegion();
-  absl::Status Serve(std::shared_ptr<const Model> model);
+  absl::StatusOr<ServedModelInfo> InfoOf(const Model& model) const;
+  absl::Status Serve(std::shared_ptr<const Model> model, ServedModelInfo served);
   void SetContext(ServedModelInfo& served) const;
-  absl::Status SetTexts(const Model& model, ServedModelInfo& served) const;
   int EndRetired(const std::string& name, const Drain& drain);
 
   WorkerOptions options_;
